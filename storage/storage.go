@@ -1,0 +1,124 @@
+// Package storage is where a repository's objects live: four verbs on immutable objects, the errors that
+// drivers speak, and the rules for keys.
+//
+// It never knows a format, never retries on its own and never overwrites. Drivers (storage/fs, storage/mem)
+// and decorators (storage/fault) are all a Store and all pass storage/storagetest. It is used by repo, and
+// by nothing below it.
+package storage
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Store holds immutable objects under keys. All methods may be called from several goroutines at once.
+//
+// Errors are asked with errors.Is against this package's values; a driver wraps the error of the system below,
+// so that its text survives. Every method gives up with the context's error when the context ends.
+type Store interface {
+	// Get appends the part r of the object to dst and returns the extended slice, as append does. It gives
+	// everything of r that exists, or an error; never a short answer without one. On error the bytes of
+	// dst[:len(dst)] are untouched and the returned slice is nil.
+	// ErrNotExist: the storage is there and does not have the object. A storage that is gone is
+	// ErrUnreachable: an outage must never look like an absent object.
+	Get(ctx context.Context, key string, r Range, dst []byte) ([]byte, error)
+
+	// Put creates the object with all of data, or leaves nothing that any other call can see. On nil it is
+	// durable. Of several callers with the same key exactly one gets nil.
+	// ErrExist: the key is taken; contents are not compared, and the object that is there is durable and
+	// untouched. After any other error the object may exist all the same (the answer may have been lost):
+	// only reading it tells. data is not kept after the call and not changed.
+	Put(ctx context.Context, key string, data []byte) error
+
+	// List calls fn for every object whose key begins with prefix, in ascending byte order of the whole key,
+	// without a notion of directories. An object created or deleted during the call may be listed or not;
+	// every other one is. A nil answer means that the listing is complete. An error of fn ends
+	// the listing and is returned as it is. fn may call the Store.
+	// A prefix under which nothing lies is an empty listing; a storage that is gone is ErrUnreachable.
+	List(ctx context.Context, prefix string, fn func(Info) error) error
+
+	// Delete removes the object; nil if it is absent. On nil the removal is durable.
+	Delete(ctx context.Context, key string) error
+}
+
+// Range is a part of an object, in bytes. The zero value is the whole object.
+//
+// A negative Off means the last -Off bytes, or all of an object that is shorter; Len then limits
+// how many of these are read. Len 0 means up to the end. What lies past the end of the object is not there and no error:
+// the answer may be shorter than asked for, or empty.
+type Range struct{ Off, Len int64 }
+
+// Resolve says which bytes of an object of the given size r stands for: n bytes from off, 0 <= off <= size,
+// 0 <= n <= size-off.
+func (r Range) Resolve(size int64) (off, n int64) {
+	if r.Off < 0 {
+		off = max(0, size+r.Off)
+	} else {
+		off = min(r.Off, size)
+	}
+	n = size - off
+	if r.Len > 0 {
+		n = min(n, r.Len)
+	}
+	return off, n
+}
+
+// Info describes an object in a listing.
+type Info struct {
+	Key     string
+	Size    int64     // bytes
+	ModTime time.Time // when the storage says that the object was created
+}
+
+// What a Store's errors are, for errors.Is.
+var (
+	// ErrNotExist: the object is absent, and the storage is known to be there.
+	ErrNotExist = errors.New("no such object")
+	// ErrExist: the key is taken.
+	ErrExist = errors.New("object exists already")
+	// ErrUnreachable: the storage does not answer, or is not the one that it was: nothing is known about
+	// any object.
+	ErrUnreachable = errors.New("storage unreachable")
+	// ErrDenied: the storage refuses this caller.
+	ErrDenied = errors.New("access denied")
+	// ErrFull: no room, or the quota is used up.
+	ErrFull = errors.New("storage full")
+	// ErrReadOnly: the storage takes no writes.
+	ErrReadOnly = errors.New("storage is read-only")
+	// ErrNotEmpty: a place for a new repository holds other things already.
+	ErrNotEmpty = errors.New("not empty")
+	// ErrKey: the key or prefix breaks the rules of CheckKey. A mistake of the program, not of the storage.
+	ErrKey = errors.New("invalid object key")
+)
+
+// Error is what drivers return: which verb failed on which key, the class (one of this package's errors, or
+// nil when the driver cannot tell) and the reason from the system below. errors.Is and errors.As see both.
+type Error struct {
+	Op    string // get, put, list, delete
+	Key   string // or the prefix of a listing
+	Class error
+	Err   error // may be nil when Class says it all
+}
+
+func (e *Error) Error() string {
+	s := e.Op + " " + e.Key
+	if e.Class != nil {
+		s += ": " + e.Class.Error()
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap gives errors.Is and errors.As both sides.
+func (e *Error) Unwrap() []error {
+	switch {
+	case e.Class == nil:
+		return []error{e.Err}
+	case e.Err == nil:
+		return []error{e.Class}
+	}
+	return []error{e.Class, e.Err}
+}
