@@ -1,0 +1,153 @@
+package pack
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/pgtrove/pgtrove/chunk"
+)
+
+// directoryEntryEstimate is about what an entry takes in a directory.
+const directoryEntryEstimate = chunk.IDSize + 2 + 1 + 3 + 3 + 1 + 4
+
+// Builder makes a pack in memory. Each sealed chunk is copied once, into the
+// object. Not safe for concurrent use.
+type Builder struct {
+	sealer   Sealer
+	aad      []byte
+	dir      Directory
+	buf      []byte // head and chunks; Finish adds the rest
+	prefixes []byte // the page digests section, plain
+	finished bool
+}
+
+// NewBuilder begins a pack. s seals the directory and the page digests; both
+// bind aad, which is copied, and a label of their own. The object's memory
+// grows as chunks come; Grow reserves it.
+func NewBuilder(kind Kind, s Sealer, aad []byte) *Builder {
+	b := &Builder{sealer: s}
+	b.Reset(kind, aad)
+	return b
+}
+
+// Reset begins another pack in the same memory: the object that Finish
+// returned is overwritten.
+func (b *Builder) Reset(kind Kind, aad []byte) {
+	b.aad = append(b.aad[:0], aad...)
+	b.dir = Directory{Kind: kind}
+	b.buf = append(b.buf[:0], magic...)
+	b.prefixes = b.prefixes[:0]
+	b.finished = false
+}
+
+// Grow makes room for n bytes of sealed chunks and for the sections behind
+// them, so that adding them moves nothing.
+func (b *Builder) Grow(n int) {
+	if need := len(b.buf) + n + n/64 + 64<<10; need > cap(b.buf) {
+		b.buf = append(make([]byte, 0, need), b.buf...)
+	}
+}
+
+// SetHeader sets the header of an Archive pack. It is copied.
+func (b *Builder) SetHeader(h []byte) error {
+	if len(h) > MaxHeader {
+		return fmt.Errorf("set header of pack: %w: %d bytes, at most %d", ErrTooLarge, len(h), MaxHeader)
+	}
+	b.dir.Header = append([]byte(nil), h...)
+	return nil
+}
+
+// AddSession gives the index that entries of this session carry. A session
+// that is there already keeps its index. The encapsulation is copied.
+func (b *Builder) AddSession(s Session) (uint16, error) {
+	for i := range b.dir.Sessions {
+		old := &b.dir.Sessions[i]
+		if old.SID == s.SID && string(old.Encapsulation) == string(s.Encapsulation) {
+			return uint16(i), nil
+		}
+	}
+	if len(b.dir.Sessions) == MaxSessions {
+		return 0, fmt.Errorf("add session to pack: %w: %d sessions", ErrTooLarge, MaxSessions)
+	}
+	s.Encapsulation = append([]byte(nil), s.Encapsulation...)
+	b.dir.Sessions = append(b.dir.Sessions, s)
+	return uint16(len(b.dir.Sessions) - 1), nil
+}
+
+// Add appends a sealed chunk. ID, Form, Encoding, Plain, Session and Nonce
+// of e are the caller's; Offset and Sealed are set here. digests are those of
+// the chunk's pages, none for a stream. sealed and digests are copied. It
+// fails with ErrTooLarge if the pack is full, and with ErrFormat if the entry
+// breaks a rule of the format; then nothing was added.
+func (b *Builder) Add(e Entry, sealed []byte, digests []chunk.Digest) error {
+	if b.finished {
+		return fmt.Errorf("add chunk %s: the pack is finished", e.ID.Short())
+	}
+	if len(b.dir.Entries) == MaxEntries || int64(b.Size())+int64(len(sealed)) > MaxObject-1<<20 {
+		return fmt.Errorf("add chunk %s: %w: the pack is full", e.ID.Short(), ErrTooLarge)
+	}
+	if len(sealed) > MaxSealed {
+		return fmt.Errorf("add chunk %s: %w: %d sealed bytes", e.ID.Short(), ErrTooLarge, len(sealed))
+	}
+	e.Offset, e.Sealed = uint32(len(b.buf)), uint32(len(sealed))
+	if err := b.dir.validateEntry(&e, int64(len(b.buf))); err != nil {
+		return fmt.Errorf("add chunk %s: %w", e.ID.Short(), err)
+	}
+	if len(digests) != e.Pages() {
+		return fmt.Errorf("add chunk %s: %w", e.ID.Short(),
+			malformed("%d digests for %d pages", len(digests), e.Pages()))
+	}
+	b.buf = append(b.buf, sealed...)
+	for i := range digests {
+		b.prefixes = append(b.prefixes, digests[i][:chunk.PrefixSize]...)
+	}
+	b.dir.Entries = append(b.dir.Entries, e)
+	return nil
+}
+
+// Len is the number of chunks added.
+func (b *Builder) Len() int { return len(b.dir.Entries) }
+
+// Size is about how many bytes the object would have if it were finished
+// now.
+func (b *Builder) Size() int {
+	n := len(b.buf) + len(b.prefixes) + TrailerSize + len(b.dir.Header) + 64
+	n += len(b.dir.Entries) * directoryEntryEstimate
+	for i := range b.dir.Sessions {
+		n += len(b.dir.Sessions[i].SID) + len(b.dir.Sessions[i].Encapsulation) + 4
+	}
+	return n
+}
+
+// Finish completes the pack. object is the Builder's memory, until Reset;
+// sum is its SHA-256, from which it gets its name; dir is the caller's. It
+// fails with ErrFormat if the directory breaks a rule (a data pack without
+// chunks), and with ErrTooLarge. A Builder is finished once.
+func (b *Builder) Finish() (object []byte, sum [sha256.Size]byte, dir *Directory, err error) {
+	if b.finished {
+		return nil, sum, nil, fmt.Errorf("finish pack: it is finished")
+	}
+	plain, err := b.dir.Marshal(nil)
+	if err != nil {
+		return nil, sum, nil, fmt.Errorf("finish pack: %w", err)
+	}
+	b.finished = true
+
+	chunksEnd := len(b.buf)
+	if len(b.prefixes) > 0 {
+		b.buf = b.sealer.Seal(b.buf, b.prefixes, sectionAAD(labelDigests, b.aad))
+	}
+	digestsEnd := len(b.buf)
+	b.buf = b.sealer.Seal(b.buf, plain, sectionAAD(labelDirectory, b.aad))
+	directoryEnd := len(b.buf)
+	if int64(directoryEnd)+int64(TrailerSize) > MaxObject {
+		return nil, sum, nil, fmt.Errorf("finish pack: %w: %d bytes", ErrTooLarge, directoryEnd+TrailerSize)
+	}
+	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(digestsEnd-chunksEnd))
+	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(directoryEnd-digestsEnd))
+	b.buf = append(b.buf, magic...)
+
+	d := b.dir
+	return b.buf, sha256.Sum256(b.buf), &d, nil
+}
