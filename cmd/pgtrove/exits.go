@@ -1,0 +1,186 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// exitRule maps one error to an exit code and to what a person can do about it. The first rule that fits decides, so
+// the special ones stand before the general ones. docs/exit-codes.md is generated from the table.
+type exitRule struct {
+	name    string // of the error, for the documentation
+	is      error  // fits what errors.Is says, or
+	as      func(error) bool
+	code    int
+	meaning string
+	hint    string
+	hintOf  func(error) string // instead of hint, where the error knows better
+}
+
+func (r exitRule) fits(err error) bool {
+	if r.as != nil {
+		return r.as(err)
+	}
+	return errors.Is(err, r.is)
+}
+
+func (r exitRule) advice(err error) string {
+	if r.hintOf != nil {
+		if h := r.hintOf(err); h != "" {
+			return h
+		}
+	}
+	return r.hint
+}
+
+func isA[E error](err error) bool {
+	var target E
+	return errors.As(err, &target)
+}
+
+// codeMeanings are the classes of the documentation, in order.
+func codeMeanings() []struct {
+	code    int
+	meaning string
+} {
+	return []struct {
+		code    int
+		meaning string
+	}{
+		{codeDone, "done"},
+		{codeOther, "unclassified, or interrupted"},
+		{codeUsage, "usage or configuration"},
+		{codeIncomplete, "done, but incomplete: the message says what is missing"},
+		{codeAbsent, "no such repository, snapshot or segment"},
+		{codeRefused, "refused: a check said no, nothing was changed"},
+		{codeBusy, "busy"},
+		{codeUnreachable, "storage or server unreachable, after retries"},
+		{codeLocked, "locked out: no key opens it, or credentials rejected"},
+		{codeDamaged, "damaged: authentication or checksum failed"},
+		{codeFetch, "only `wal fetch`: every failure that is not \"absent\""},
+	}
+}
+
+// classify finds the rule for an error; the last one fits all.
+func classify(err error) exitRule {
+	rules := exitRules()
+	for _, r := range rules[:len(rules)-1] {
+		if r.fits(err) {
+			return r
+		}
+	}
+	return rules[len(rules)-1]
+}
+
+// exitPolicy is how a command turns an error into an exit code. All but wal fetch use the table as it is.
+type exitPolicy struct {
+	command string
+	fetch   bool
+	strict  bool
+}
+
+// fetchAnnotation marks the command whose exit code PostgreSQL's recovery reads.
+const fetchAnnotation = "restore_command"
+
+// exitPolicyOf looks for the command that args name, before anything can go wrong in it: even an unknown flag in
+// restore_command must not read as "the archive ends here".
+func exitPolicyOf(root *cobra.Command, args []string) exitPolicy {
+	cmd, rest, err := root.Find(args)
+	if err != nil {
+		return exitPolicy{command: root.CommandPath()}
+	}
+	p := exitPolicy{command: cmd.CommandPath()}
+	if cmd.Annotations[fetchAnnotation] != "" {
+		p.fetch = true
+		for _, a := range rest {
+			p.strict = p.strict || a == "--strict" || a == "--strict=true"
+		}
+	}
+	return p
+}
+
+// prepare makes sure that even a crash of the program is no exit code below 126: the Go runtime ends a crashed
+// process with 2, which recovery would take for the end of the archive; killed by a signal it gives up instead. No
+// core file is written, it would hold keys.
+func (p exitPolicy) prepare() {
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	if p.fetch {
+		debug.SetTraceback("crash")
+	}
+}
+
+// code returns the exit code for err. PostgreSQL reads 1 to 125 from restore_command as "the archive ends here" and
+// promotes, so wal fetch says 126 unless the file is really absent. On a standby 126 would shut the replica down; 7
+// makes it ask again, and it cannot promote by itself.
+func (p exitPolicy) code(err error) int {
+	if err == nil {
+		return codeDone
+	}
+	if !p.fetch {
+		return classify(err).code
+	}
+	if errors.Is(err, errAbsentFile) {
+		return codeAbsent
+	}
+	if _, statErr := os.Stat("standby.signal"); statErr == nil && !p.strict {
+		return codeUnreachable
+	}
+	return codeFetch
+}
+
+// errAbsentFile says that the archive was reached, and does not hold the file that wal fetch asked for.
+var errAbsentFile = errors.New("not in the archive")
+
+// report prints an error in the one form that all messages have and returns the exit code.
+func (a *app) report(err error, policy exitPolicy) int {
+	if err == nil {
+		return codeDone
+	}
+	var usage usageError
+	if !a.started && !errors.As(err, &usage) {
+		err = usageError{err: err, command: policy.command}
+	}
+	a.out.line("", "pgtrove: %s", a.redact(err.Error()))
+	if h := a.hint(err); h != "" {
+		a.out.line("", "hint: %s", a.redact(h))
+	}
+	return policy.code(err)
+}
+
+func (a *app) hint(err error) string {
+	var h hinted
+	if errors.As(err, &h) {
+		return h.hint
+	}
+	var usage usageError
+	if errors.As(err, &usage) {
+		switch {
+		case usage.hint != "":
+			return usage.hint
+		case usage.command != "":
+			return fmt.Sprintf("see `%s --help`", usage.command)
+		}
+		return ""
+	}
+	return classify(err).advice(err)
+}
+
+// redact is the last line of defence: no message shows the passphrase, whatever a library put into it.
+func (a *app) redact(text string) string {
+	secrets := []secret{a.settings.Password}
+	if v, ok := a.env.get("PGPASSWORD"); ok {
+		secrets = append(secrets, secret(v))
+	}
+	for _, s := range secrets {
+		if len(s) >= 6 { // shorter ones occur in ordinary words
+			text = strings.ReplaceAll(text, string(s), "***")
+		}
+	}
+	return text
+}
