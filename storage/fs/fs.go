@@ -196,7 +196,7 @@ func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 		if err := s.present("put", key); err != nil {
 			return err
 		}
-		if err = durable.MkdirAll(filepath.Dir(path), s.dirMode); err != nil {
+		if err = durable.MkdirAll(filepath.Dir(path), s.dirMode); err != nil && !errors.Is(err, iofs.ErrNotExist) {
 			break
 		}
 	}

@@ -1,0 +1,351 @@
+package index
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	badger "github.com/dgraph-io/badger/v4"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/pack"
+)
+
+var (
+	// ErrBusy says that another process, or another Cache of this one, has the cache open.
+	ErrBusy = errors.New("index cache is in use")
+	// ErrNoSpace says that the cache's file system has too little room: the cache stops before it runs full, since a
+	// memory-mapped file on a full file system kills the process.
+	ErrNoSpace = errors.New("no room for the index cache")
+	// ErrCache says that the cache is damaged or does not work. Its next OpenCache begins anew.
+	ErrCache = errors.New("index cache failed")
+)
+
+// Cache holds index segments on the local disk, in Badger, and answers where a chunk is. It holds nothing that the
+// repository does not: losing it costs time.
+//
+// All methods may be called from several goroutines at once; lookups run beside an Add. One Cache is open per directory.
+// Badger's own goroutines live until Close.
+//
+// A number stands for a segment, loaded or to come, of which Lookup's caller says whether it counts. Numbers are never given
+// twice in the life of a cache directory.
+type Cache struct {
+	dir    string
+	lock   *os.File
+	id     string // the head of the lock file
+	db     *badger.DB
+	broken atomic.Bool
+
+	writing sync.Mutex // held by every writer
+	next    counters   // guarded by writing
+
+	mu     sync.RWMutex
+	loaded map[string]uint32   // complete segments
+	open   map[uint32]struct{} // numbers of Begin
+	known  map[uint32]struct{} // the numbers of both
+
+	packs packCache
+}
+
+// counters are the next numbers to give out.
+type counters struct{ segment, pack uint32 }
+
+// Loaded gives the number of every segment that the cache holds completely, by name.
+func (c *Cache) Loaded() map[string]uint32 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return maps.Clone(c.loaded)
+}
+
+// Add loads a segment under its object's name and returns its number. A name that is loaded already keeps its number,
+// and seg is not looked at. An Add that fails or is killed leaves nothing that Loaded or Lookup show.
+// Errors: ErrFormat for an invalid segment, ErrNoSpace, ErrCache.
+func (c *Cache) Add(name string, seg *Segment) (uint32, error) {
+	if name == "" {
+		return 0, errors.New("add to index cache: segment without a name")
+	}
+	if err := seg.Validate(); err != nil {
+		return 0, fmt.Errorf("add %s to index cache: %w", name, err)
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if number, ok := c.number(name); ok {
+		return number, nil
+	}
+	number, err := c.begin()
+	if err != nil {
+		return 0, fmt.Errorf("add %s to index cache: %w", name, err)
+	}
+	for i := range seg.Packs {
+		if err := c.addPack(number, &seg.Packs[i]); err != nil {
+			return 0, fmt.Errorf("add %s to index cache: pack %s: %w", name, seg.Packs[i].Key, err)
+		}
+	}
+	// The last write: without it, everything above belongs to a number that nobody asks for.
+	if err := c.finish(number, name); err != nil {
+		return 0, fmt.Errorf("add %s to index cache: %w", name, err)
+	}
+	return number, nil
+}
+
+// Begin gives a number for packs of the running session, whose segment is not published yet. What AddPack puts under it
+// is found at once, and forgotten with the process unless Finish is called.
+func (c *Cache) Begin() (uint32, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	number, err := c.begin()
+	if err != nil {
+		return 0, fmt.Errorf("begin a segment in index cache: %w", err)
+	}
+	c.mu.Lock()
+	c.open[number] = struct{}{}
+	c.known[number] = struct{}{}
+	c.mu.Unlock()
+	return number, nil
+}
+
+// AddPack puts a pack under a number of Begin. When it returns nil, Lookup finds the pack's chunks.
+// Errors: ErrFormat, ErrNoSpace, ErrCache.
+func (c *Cache) AddPack(number uint32, p Pack) error {
+	if err := p.Validate(); err != nil {
+		return fmt.Errorf("add to index cache: %w", err)
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if err := c.own(number); err != nil {
+		return err
+	}
+	if err := c.addPack(number, &p); err != nil {
+		return fmt.Errorf("add pack %s to index cache: %w", p.Key, err)
+	}
+	return nil
+}
+
+// Finish says that the packs under a number of Begin are exactly those of the segment that now is published under
+// name: the next session need not read it.
+func (c *Cache) Finish(number uint32, name string) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if err := c.own(number); err != nil {
+		return err
+	}
+	if _, ok := c.number(name); ok || name == "" {
+		return fmt.Errorf("finish %q in index cache: not a new name", name)
+	}
+	if err := c.finish(number, name); err != nil {
+		return fmt.Errorf("finish %s in index cache: %w", name, err)
+	}
+	return nil
+}
+
+// own makes sure that number comes from Begin and is not finished.
+func (c *Cache) own(number uint32) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if _, ok := c.open[number]; !ok {
+		return fmt.Errorf("index cache: %d is no open segment", number)
+	}
+	return nil
+}
+
+func (c *Cache) number(name string) (uint32, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	number, ok := c.loaded[name]
+	return number, ok
+}
+
+// begin writes the counter before anything bears the number, so that a killed Add's leftovers never get a second life.
+func (c *Cache) begin() (uint32, error) {
+	number := c.next.segment
+	next := c.next
+	next.segment++
+	if err := c.update(func(set setter) error { return set(counterKey, next.marshal()) }); err != nil {
+		return 0, err
+	}
+	c.next = next
+	return number, nil
+}
+
+func (c *Cache) finish(number uint32, name string) error {
+	if err := c.update(func(set setter) error { return set(segmentKey(number), []byte(name)) }); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	delete(c.open, number)
+	c.known[number] = struct{}{}
+	c.loaded[name] = number
+	c.mu.Unlock()
+	return nil
+}
+
+// addPack makes p a pack of segment number. A pack that another segment brought already is only noted.
+func (c *Cache) addPack(number uint32, p *Pack) error {
+	if err := c.room(); err != nil {
+		return err
+	}
+	print, err := fingerprint(p)
+	if err != nil {
+		return err
+	}
+	known, err := c.get(print)
+	if err != nil {
+		return err
+	}
+	if known != nil {
+		return c.addMember(number, binary.BigEndian.Uint32(known))
+	}
+	n := c.next.pack
+	next := c.next
+	next.pack++
+	rec := &record{key: p.Key, kind: p.Kind, sessions: p.Sessions, members: []uint32{number}}
+	err = c.update(func(set setter) error {
+		if err := set(counterKey, next.marshal()); err != nil {
+			return err
+		}
+		c.next = next
+		if err := c.addEntries(set, n, p.Entries); err != nil {
+			return err
+		}
+		// Only with its record does a pack exist.
+		if err := set(packKey(n), rec.marshal()); err != nil {
+			return err
+		}
+		return set(print, binary.BigEndian.AppendUint32(nil, n))
+	})
+	if err != nil {
+		return err
+	}
+	c.packs.put(n, rec)
+	return nil
+}
+
+// addMember notes that segment number holds pack n too.
+func (c *Cache) addMember(number, n uint32) error {
+	rec, err := c.pack(n)
+	if err != nil {
+		return err
+	}
+	if rec == nil {
+		return c.failed(fmt.Errorf("pack %d has a fingerprint but no record", n))
+	}
+	if slices.Contains(rec.members, number) {
+		return nil
+	}
+	more := *rec
+	more.members = append(slices.Clone(rec.members), number)
+	if err := c.update(func(set setter) error { return set(packKey(n), more.marshal()) }); err != nil {
+		return err
+	}
+	c.packs.put(n, &more)
+	return nil
+}
+
+// addEntries adds a location to each chunk's.
+func (c *Cache) addEntries(set setter, n uint32, entries []pack.Entry) error {
+	txn := c.db.NewTransaction(false)
+	defer txn.Discard()
+	key := make([]byte, 0, 1+chunk.IDSize)
+	for i := range entries {
+		key = appendChunkKey(key[:0], entries[i].ID)
+		old, err := value(txn, key, nil)
+		if err != nil {
+			return c.failed(err)
+		}
+		if err := set(slices.Clone(key), appendLocation(old, n, &entries[i])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Lookup finds a chunk in the segments for which inView says yes; false if none of them has it. inView is called with
+// numbers of complete segments and of Begin, and must not call the Cache. Of several locations it gives the one that
+// the cache has known longest. The location shares memory with the Cache: it is not to be changed.
+// Errors: ErrCache.
+func (c *Cache) Lookup(id chunk.ID, inView func(segment uint32) bool) (pack.Location, bool, error) {
+	var found pack.Location
+	ok := false
+	err := c.locations(id, inView, func(l pack.Location) bool {
+		found, ok = l, true
+		return false
+	})
+	return found, ok, err
+}
+
+// Locations gives every place of a chunk, as Lookup gives one: several hosts may have uploaded it, or a prune moved it.
+func (c *Cache) Locations(id chunk.ID, inView func(segment uint32) bool) ([]pack.Location, error) {
+	var all []pack.Location
+	err := c.locations(id, inView, func(l pack.Location) bool {
+		all = append(all, l)
+		return true
+	})
+	return all, err
+}
+
+func (c *Cache) locations(id chunk.ID, inView func(uint32) bool, yield func(pack.Location) bool) error {
+	var room [256]byte
+	key := appendChunkKey(make([]byte, 0, 1+chunk.IDSize), id)
+	txn := c.db.NewTransaction(false)
+	b, err := value(txn, key, room[:0])
+	txn.Discard()
+	if err != nil {
+		return fmt.Errorf("look up chunk %s: %w", id.Short(), c.failed(err))
+	}
+	for len(b) > 0 {
+		var n uint32
+		e := pack.Entry{ID: id}
+		if n, b, err = parseLocation(b, &e); err != nil {
+			return fmt.Errorf("look up chunk %s: %w", id.Short(), c.failed(err))
+		}
+		rec, err := c.pack(n)
+		if err != nil {
+			return fmt.Errorf("look up chunk %s: %w", id.Short(), err)
+		}
+		if rec == nil || !c.visible(rec, inView) {
+			continue // of an Add that was killed, or outside the view
+		}
+		l, err := rec.location(e)
+		if err != nil {
+			return fmt.Errorf("look up chunk %s: %w", id.Short(), c.failed(err))
+		}
+		if !yield(l) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (c *Cache) visible(rec *record, inView func(uint32) bool) bool {
+	for _, number := range rec.members {
+		c.mu.RLock()
+		_, ok := c.known[number]
+		c.mu.RUnlock()
+		if ok && inView(number) {
+			return true
+		}
+	}
+	return false
+}
+
+// pack gives the record of a pack, nil if there is none.
+func (c *Cache) pack(n uint32) (*record, error) {
+	rec, generation := c.packs.get(n)
+	if rec != nil {
+		return rec, nil
+	}
+	b, err := c.get(packKey(n))
+	if err != nil || b == nil {
+		return nil, err
+	}
+	if rec, err = parseRecord(b); err != nil {
+		return nil, c.failed(err)
+	}
+	c.packs.fill(n, rec, generation)
+	return rec, nil
+}
