@@ -12,6 +12,7 @@ const (
 	contextPage       = "pgtrove v1 2026 chunk page digest"
 	contextRun        = "pgtrove v1 2026 chunk run of pages ID"
 	contextStream     = "pgtrove v1 2026 chunk byte stream ID"
+	contextMeta       = "pgtrove v1 2026 chunk metadata ID"
 	contextPagePoly   = "pgtrove v1 2026 chunk page cutter polynomial"
 	contextStreamPoly = "pgtrove v1 2026 chunk stream cutter polynomial"
 )
@@ -19,7 +20,7 @@ const (
 // Hasher computes page digests and chunk IDs. It is not safe for concurrent
 // use: each worker has its own. No method allocates.
 type Hasher struct {
-	page, run, stream *blake3.Hasher
+	page, run, stream, meta *blake3.Hasher
 }
 
 // NewHasher makes a Hasher for the repository whose secret is k.
@@ -28,6 +29,7 @@ func NewHasher(k Key) *Hasher {
 		page:   keyedHasher(k, contextPage),
 		run:    keyedHasher(k, contextRun),
 		stream: keyedHasher(k, contextStream),
+		meta:   keyedHasher(k, contextMeta),
 	}
 }
 
@@ -76,6 +78,16 @@ func (h *Hasher) StreamID(b []byte) (id ID) {
 	h.stream.Reset()
 	_, _ = h.stream.Write(b)
 	h.stream.Sum(id[:0])
+	return id
+}
+
+// MetaID names the metadata chunk that is these bytes: a piece of a listing
+// or a recipe. It differs from the StreamID of the same bytes, since the two
+// kinds are sealed to different keys and must never stand in for each other.
+func (h *Hasher) MetaID(b []byte) (id ID) {
+	h.meta.Reset()
+	_, _ = h.meta.Write(b)
+	h.meta.Sum(id[:0])
 	return id
 }
 
