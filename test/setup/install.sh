@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# install.sh build|demo|test|bench: installs what this machine lacks for it,
+# by apt-get, and says what it does. It does nothing, and asks for no rights,
+# when everything is there. Installing PostgreSQL makes and starts no cluster.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+goal=${1:-}
+
+fail() {
+	echo "setup: $*" >&2
+	exit 1
+}
+
+have() { command -v "$1" >/dev/null; }
+
+# The newest server of Debian's layout that pgtrove supports.
+some_server() {
+	local v
+	for v in 18 17 16 15 14 13; do
+		if [ -x /usr/lib/postgresql/$v/bin/postgres ] && [ -x /usr/lib/postgresql/$v/bin/pgbench ]; then return 0; fi
+	done
+	return 1
+}
+
+server_15() {
+	[ -x /usr/lib/postgresql/15/bin/postgres ] && [ -x /usr/lib/postgresql/15/bin/pgbench ] &&
+		[ -e /usr/share/postgresql/15/extension/amcheck.control ]
+}
+
+packages=()
+need() { packages+=("$1"); }
+case $goal in
+build | demo | test | bench) ;;
+*) fail "usage: install.sh build|demo|test|bench" ;;
+esac
+if ! "$here/go.sh" >/dev/null 2>&1; then # it may only lack what fetches it
+	have curl || need curl
+	have unzip || need unzip
+	[ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates
+fi
+case $goal in
+demo) some_server || need postgresql ;;
+test | bench)
+	server_15 || need postgresql-15
+	have npm || have curl || need curl
+	have flock || need util-linux
+	[ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates
+	;;&
+bench) have pgbackrest || need pgbackrest ;;
+esac
+mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u | sed '/^$/d')
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Debian's packages start a cluster "main" on port 5432 when they are installed
+# first. Nobody asked for one here, so its own switch is turned off meanwhile.
+no_cluster=/etc/postgresql-common/createcluster.d/pgtrove-setup.conf
+allow_cluster() { as_root rm -f $no_cluster; }
+
+install_packages() {
+	echo "setup: installing ${packages[*]} (apt-get)" >&2
+	local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -q)
+	as_root "${apt[@]}" update >&2
+	local p
+	for p in "${packages[@]}"; do
+		if ! apt-cache show "$p" >/dev/null 2>&1; then
+			case $p in
+			postgresql-15) fail "this system has no package postgresql-15 (Debian 12 has): add the repository of https://apt.postgresql.org and call again" ;;
+			*) fail "this system has no package $p" ;;
+			esac
+		fi
+	done
+	case " ${packages[*]} " in
+	*" postgresql"*)
+		as_root "${apt[@]}" install -y --no-install-recommends postgresql-common >&2
+		trap allow_cluster EXIT
+		trap 'exit 130' INT TERM
+		as_root mkdir -p ${no_cluster%/*}
+		echo "create_main_cluster = off" | as_root tee $no_cluster >/dev/null
+		;;
+	esac
+	as_root "${apt[@]}" install -y --no-install-recommends "${packages[@]}" >&2
+}
+
+if [ ${#packages[@]} -gt 0 ]; then
+	have apt-get || fail "these packages of Debian 12, or what they are called here, are missing: ${packages[*]}"
+	[ "$(id -u)" = 0 ] || have sudo || fail "neither root nor sudo: please install ${packages[*]} and call again"
+	install_packages
+fi
+"$here/go.sh" >/dev/null
+
+if [ "$goal" = test ] || [ "$goal" = bench ]; then
+	# Servers refuse to run as root. Debian's packages bring the user postgres.
+	if [ "$(id -u)" = 0 ] && ! id postgres >/dev/null 2>&1 && ! id pgtrove-test >/dev/null 2>&1; then
+		echo "setup: adding the system user pgtrove-test" >&2
+		useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin pgtrove-test
+	fi
+fi
+if [ "$goal" = test ]; then
+	for major in 13 14 16 17 18; do "$here/server.sh" $major >/dev/null; done
+	# What killed test programs left, when it is old enough that none can run still.
+	whose=(-user "$(id -u)")
+	[ "$(id -u)" != 0 ] || whose=()
+	find "${TMPDIR:-/tmp}" -maxdepth 1 -type d -name 'pgtrove-test-[0-9]*' -mmin +1440 "${whose[@]}" -exec rm -rf {} +
+fi
