@@ -1,0 +1,195 @@
+package repo
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/pack"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// An archive file (a WAL segment, a history file) is one object in the format of a pack of its own: its content cut
+// into blocks of at most archiveBlock bytes, sealed to the WAL key, and a header in the directory that says what the
+// content is without opening it.
+const (
+	archiveBlock = 4 << 20
+	archivePart  = "archive"
+)
+
+// Stored says what a put found.
+type Stored int
+
+// What PutArchive did.
+const (
+	StoredNew  Stored = iota // written, and durable
+	StoredSame               // there already, with the same content
+)
+
+// archiveHeader is what stands in the directory's header of an archive file.
+type archiveHeader struct {
+	mac  chunk.ID // keyed digest of the whole content
+	size uint64   // bytes of the content
+	user []byte   // the caller's header
+}
+
+func (h archiveHeader) marshal() []byte {
+	b := append([]byte{1}, h.mac[:]...)
+	b = binary.AppendUvarint(b, h.size)
+	return append(b, h.user...)
+}
+
+func parseArchiveHeader(b []byte) (h archiveHeader, err error) {
+	if len(b) < 1+len(h.mac) || b[0] != 1 {
+		return h, fmt.Errorf("%w: archive header", ErrDamaged)
+	}
+	copy(h.mac[:], b[1:])
+	b = b[1+len(h.mac):]
+	size, n := binary.Uvarint(b)
+	if n <= 0 {
+		return h, fmt.Errorf("%w: archive header", ErrDamaged)
+	}
+	h.size, h.user = size, b[n:]
+	return h, nil
+}
+
+// PutArchive stores content under key with a header that readers without the WAL key can read. When it returns
+// without error the object is durable. A second put of the same content succeeds; of other content it returns
+// ErrConflict and changes nothing.
+func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byte) (Stored, error) {
+	hasher := chunk.NewHasher(r.IDKey())
+	h := archiveHeader{mac: hasher.StreamID(content), size: uint64(len(content)), user: header}
+	object, err := r.buildArchive(key, h, hasher, content)
+	if err != nil {
+		return 0, err
+	}
+	err = r.store.Put(ctx, key, object)
+	if err == nil {
+		return StoredNew, nil
+	}
+	// Whether the name was taken or the answer to our own write was lost: what counts is what stands there now.
+	there, _, readErr := r.archiveHeader(ctx, key)
+	switch {
+	case errors.Is(readErr, storage.ErrNotExist):
+		return 0, fmt.Errorf("write %s: %w", key, err)
+	case readErr != nil && errors.Is(err, storage.ErrExist):
+		return 0, readErr
+	case readErr != nil:
+		return 0, fmt.Errorf("write %s: %w", key, err)
+	case subtle.ConstantTimeCompare(there.mac[:], h.mac[:]) == 1 && there.size == h.size:
+		return StoredSame, nil
+	}
+	return 0, fmt.Errorf("%s: %w", key, ErrConflict)
+}
+
+func (r *Repo) buildArchive(key string, h archiveHeader, hasher *chunk.Hasher, content []byte) ([]byte, error) {
+	sealer, err := r.bundle.WALSealer(r.config.ID, archivePart)
+	if err != nil {
+		return nil, err
+	}
+	compressor, err := pack.NewCompressor(pack.Fastest)
+	if err != nil {
+		return nil, err
+	}
+	b := pack.NewBuilder(pack.Archive, r.meta, r.packAAD(key))
+	if err := b.SetHeader(h.marshal()); err != nil {
+		return nil, err
+	}
+	session, err := b.AddSession(pack.Session{SID: archivePart, Encapsulation: sealer.Encapsulation()})
+	if err != nil {
+		return nil, err
+	}
+	var out, sealed []byte
+	for at := 0; at < len(content); at += archiveBlock {
+		block := content[at:min(at+archiveBlock, len(content))]
+		var enc pack.Encoding
+		out, enc, err = compressor.Compress(out[:0], block)
+		if err != nil {
+			return nil, err
+		}
+		e := pack.Entry{ID: hasher.StreamID(block), Encoding: enc, Plain: uint32(len(block)), Session: session}
+		sealed, e.Nonce = sealer.Seal(sealed[:0], out, e.ID)
+		if err := b.Add(e, sealed, nil); err != nil {
+			return nil, err
+		}
+	}
+	object, _, _, err := b.Finish()
+	return object, err
+}
+
+// packAAD binds the sealed sections of a pack to the repository and the object's name. A pack's SHA-256 is not known
+// when it is sealed, so its part of the name is left out.
+func (r *Repo) packAAD(key string) []byte {
+	return fmt.Appendf(nil, "pgtrove pack\x00%s\x00%s", r.config.ID, key)
+}
+
+// ArchiveHeader returns the caller's header of the archive file under key and the size of its content.
+func (r *Repo) ArchiveHeader(ctx context.Context, key string) ([]byte, int64, error) {
+	h, _, err := r.archiveHeader(ctx, key)
+	return h.user, int64(h.size), err
+}
+
+func (r *Repo) archiveHeader(ctx context.Context, key string) (archiveHeader, *pack.Directory, error) {
+	dir, err := r.readDirectory(ctx, key, r.packAAD(key))
+	if err != nil {
+		return archiveHeader{}, nil, err
+	}
+	h, err := parseArchiveHeader(dir.Header)
+	if err != nil {
+		return h, nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return h, dir, nil
+}
+
+// GetArchive returns the caller's header and the content of the archive file under key, every byte verified.
+func (r *Repo) GetArchive(ctx context.Context, key string) (header, content []byte, err error) {
+	object, err := r.store.Get(ctx, key, storage.Range{}, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	dir, err := pack.OpenDirectory(object, int64(len(object)), r.meta, r.packAAD(key))
+	if err != nil {
+		return nil, nil, asDamage(key, err)
+	}
+	h, err := parseArchiveHeader(dir.Header)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", key, err)
+	}
+	if h.size > 2<<30 {
+		return nil, nil, fmt.Errorf("%w: %s claims %d bytes", ErrDamaged, key, h.size)
+	}
+	content = make([]byte, 0, h.size+64) // and the room that decompression likes to have
+	for i := range dir.Entries {
+		loc := dir.Location(key, i)
+		content, err = r.OpenChunk(content, loc, object[loc.Offset:loc.End()])
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	if uint64(len(content)) != h.size || chunk.NewHasher(r.IDKey()).StreamID(content) != h.mac {
+		return nil, nil, fmt.Errorf("%w: %s does not match its header", ErrDamaged, key)
+	}
+	return h.user, content, nil
+}
+
+// List calls fn for every object whose name begins with prefix, in order of name.
+func (r *Repo) List(ctx context.Context, prefix string, fn func(key string, size int64) error) error {
+	err := r.store.List(ctx, prefix, func(i storage.Info) error { return fn(i.Key, i.Size) })
+	if err != nil {
+		return fmt.Errorf("list %s: %w", prefix, err)
+	}
+	return nil
+}
+
+// asDamage turns what a codec says of bytes that do not parse or open into ErrDamaged with the object's name. That a
+// key is missing is no damage.
+func asDamage(key string, err error) error {
+	if errors.Is(err, keys.ErrRole) {
+		return fmt.Errorf("open %s: %w", key, err)
+	}
+	return fmt.Errorf("%w: %s: %w", ErrDamaged, key, err)
+}

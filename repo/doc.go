@@ -1,0 +1,9 @@
+// Package repo composes the store column into a repository: it makes and opens one, writes chunks to it in sessions,
+// finds and opens chunks again, and keeps archive files, which are single sealed objects beside the chunks.
+//
+// It never knows what the bytes mean: a snapshot's manifest and a WAL file's header are opaque to it. Package
+// snapshot, walarchive and restore use it through interfaces of their own; cmd joins them.
+//
+// One law holds throughout: a root is written last. Packs come before the index segment that names them, index
+// segments before the outcome that commits them. A crash leaves garbage, never a dangling root.
+package repo

@@ -1,0 +1,162 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/pack"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// openers keeps what opening chunks needs and is dear to make: the decapsulated key of each session, and hashers and
+// decompressors for whoever comes.
+type openers struct {
+	mu       sync.Mutex
+	sessions map[openerKey]*keys.Opener
+	tools    sync.Pool // of *tool
+}
+
+type openerKey struct {
+	kind          pack.Kind
+	sid           string
+	encapsulation string
+}
+
+type tool struct {
+	hasher *chunk.Hasher
+	decomp *pack.Decompressor
+	packed []byte
+}
+
+// chunkAAD is what a metadata chunk is sealed with: its repository and its name.
+func (r *Repo) chunkAAD(id chunk.ID) []byte {
+	return fmt.Appendf(nil, "pgtrove meta chunk\x00%s\x00%s", r.config.ID, id[:])
+}
+
+// OpenChunk decrypts, decompresses and verifies the sealed bytes of the chunk at loc and appends them to dst. It may be
+// called from several goroutines. ErrDamaged: they are not what was stored. keys.ErrRole: this role opens no data.
+func (r *Repo) OpenChunk(dst []byte, loc pack.Location, sealed []byte) ([]byte, error) {
+	t, err := r.tool()
+	if err != nil {
+		return nil, err
+	}
+	defer r.open.tools.Put(t)
+	if len(sealed) != int(loc.Sealed) {
+		return nil, fmt.Errorf("%w: %s ends inside chunk %s", ErrDamaged, loc.Pack, loc.ID.Short())
+	}
+	t.packed, err = r.decrypt(t.packed[:0], loc, sealed)
+	if err != nil {
+		return nil, err
+	}
+	have := len(dst)
+	dst, err = t.decomp.Decompress(dst, t.packed, loc.Encoding, int(loc.Plain))
+	if err != nil {
+		return nil, fmt.Errorf("%w: chunk %s in %s: %w", ErrDamaged, loc.ID.Short(), loc.Pack, err)
+	}
+	plain := dst[have:]
+	ok := false
+	if loc.Kind == pack.Meta {
+		ok = t.hasher.MetaID(plain) == loc.ID
+	} else {
+		ok = t.hasher.Verify(loc.ID, loc.Form, plain)
+	}
+	if !ok {
+		return nil, fmt.Errorf("%w: chunk %s in %s has other content than its name says", ErrDamaged, loc.ID.Short(), loc.Pack)
+	}
+	return dst, nil
+}
+
+func (r *Repo) decrypt(dst []byte, loc pack.Location, sealed []byte) ([]byte, error) {
+	var err error
+	if loc.Kind == pack.Meta {
+		dst, err = r.meta.Open(dst, sealed, r.chunkAAD(loc.ID))
+	} else {
+		var o *keys.Opener
+		if o, err = r.opener(loc); err != nil {
+			return nil, err
+		}
+		dst, err = o.Open(dst, sealed, loc.ID, loc.Nonce)
+	}
+	if errors.Is(err, keys.ErrDamaged) {
+		return nil, fmt.Errorf("%w: chunk %s in %s does not open", ErrDamaged, loc.ID.Short(), loc.Pack)
+	}
+	return dst, err
+}
+
+func (r *Repo) tool() (*tool, error) {
+	if t, ok := r.open.tools.Get().(*tool); ok {
+		return t, nil
+	}
+	d, err := pack.NewDecompressor(1)
+	if err != nil {
+		return nil, err
+	}
+	return &tool{hasher: chunk.NewHasher(r.IDKey()), decomp: d}, nil
+}
+
+// opener returns the key of the session that sealed loc, decapsulating it once.
+func (r *Repo) opener(loc pack.Location) (*keys.Opener, error) {
+	r.open.mu.Lock()
+	defer r.open.mu.Unlock()
+	k := openerKey{kind: loc.Kind, sid: loc.SID, encapsulation: string(loc.Encapsulation)}
+	if o, ok := r.open.sessions[k]; ok {
+		return o, nil
+	}
+	open := r.bundle.DataOpener
+	if loc.Kind == pack.Archive {
+		open = r.bundle.WALOpener
+	}
+	o, err := open(r.config.ID, loc.SID, loc.Encapsulation)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", loc.Pack, err)
+	}
+	if r.open.sessions == nil {
+		r.open.sessions = map[openerKey]*keys.Opener{}
+	}
+	if loc.Kind != pack.Archive || len(r.open.sessions) < 64 {
+		r.open.sessions[k] = o // an archive file has a key of its own, which is used a few times and never again
+	}
+	return o, nil
+}
+
+// unknownSize stands for the size of an object of which only the end was read. The sections' lengths are then not
+// compared with it; what lies in them is authenticated all the same.
+const unknownSize = pack.MaxObject
+
+// readDirectory reads the directory of a pack from the object's end.
+func (r *Repo) readDirectory(ctx context.Context, key string, aad []byte) (*pack.Directory, error) {
+	n := int64(pack.TailSize)
+	for {
+		tail, err := r.store.Get(ctx, key, storage.Range{Off: -n}, nil)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", key, err)
+		}
+		dir, err := pack.OpenDirectory(tail, unknownSize, r.meta, aad)
+		if errors.Is(err, pack.ErrShortTail) && int64(len(tail)) == n {
+			t, err := pack.ParseTrailer(tail, unknownSize)
+			if err != nil {
+				return nil, asDamage(key, err)
+			}
+			n = t.TailLen()
+			continue
+		}
+		if err != nil {
+			return nil, asDamage(key, err)
+		}
+		return dir, nil
+	}
+}
+
+// PackDirectory reads the directory of the pack under key: what it holds, by its own account.
+func (r *Repo) PackDirectory(ctx context.Context, key string) (*pack.Directory, error) {
+	at := strings.LastIndexByte(key, '-')
+	if !strings.HasPrefix(key, packsPrefix) || at < 0 {
+		return nil, fmt.Errorf("%w: %s is not a pack's name", ErrMissing, key)
+	}
+	return r.readDirectory(ctx, key, r.packAAD(key[:at]))
+}

@@ -1,0 +1,264 @@
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/pack"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+const (
+	sessionsPrefix  = "sessions/"
+	packsPrefix     = "packs/"
+	indexPrefix     = "index/"
+	snapshotsPrefix = "snapshots/"
+	gcPrefix        = "gc/"
+
+	// publishAfter is how long finished packs may stay without an index segment that names them, and publishChunks
+	// how many chunks: both bound what a killed session leaves unfindable and what is kept in memory.
+	publishAfter  = 10 * time.Minute
+	publishChunks = 100_000
+	// uploaders write finished packs while the workers fill the next one.
+	uploaders = 2
+)
+
+// SessionOptions describe who writes.
+type SessionOptions struct {
+	Cluster  string
+	Host     string
+	CacheDir string // for the chunk index; "" is a directory of its own for this session
+	Now      func() time.Time
+}
+
+// announcement is the payload of sessions/<sid>.
+type announcement struct {
+	Version int       `json:"version"`
+	Cluster string    `json:"cluster"`
+	Host    string    `json:"host"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	GC      uint64    `json:"gc"` // the newest gc/<n> seen before announcing; 0: none
+	Nonce   string    `json:"nonce"`
+}
+
+// outcome is the payload of snapshots/<cluster>/<sid>.
+type outcome struct {
+	Version  int             `json:"version"`
+	Outcome  string          `json:"outcome"` // outcomeSnapshot, …
+	Nonce    string          `json:"nonce"`
+	Manifest json.RawMessage `json:"manifest,omitempty"`
+}
+
+// Outcomes of a session.
+const (
+	outcomeSnapshot = "SNAPSHOT"
+	outcomeFenced   = "FENCED"
+	outcomeAborted  = "ABORTED"
+)
+
+// Session writes chunks and, at the end, commits. Everything a session uploads is invisible until Commit returns.
+type Session struct {
+	repo   *Repo
+	opt    SessionOptions
+	sid    string
+	view   *View
+	sealer *keys.Sealer
+	data   packer
+	meta   packer
+	full   chan *filled // packs on their way to the uploaders
+	spare  chan *pack.Builder
+	book   book
+
+	publishing sync.Mutex // guards what the index says of packs against what the segment under way will say
+	segment    uint32     // the number in the local index of the segment under way
+	begun      bool       // it has one
+
+	ctx context.Context // ends with the uploaders; a writer that waits for one waits on it as well
+}
+
+// Write runs fn with a new session (W0 to W2 of the protocol in docs/design.md). A session that ends without
+// Commit leaves no snapshot; what it uploaded is published as far as possible, so that the next session finds it.
+func (r *Repo) Write(ctx context.Context, o SessionOptions, fn func(ctx context.Context, s *Session) error) (err error) {
+	s, err := r.announce(ctx, o)
+	if err != nil {
+		return err
+	}
+	if s.view, err = r.openView(ctx, o.CacheDir); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.view.Close()) }()
+	s.book.last = o.Now()
+
+	up, upCtx := errgroup.WithContext(ctx)
+	s.ctx = upCtx
+	for range uploaders {
+		up.Go(func() error { return s.upload(upCtx) })
+	}
+	err = fn(upCtx, s)
+	close(s.full)
+	if upErr := up.Wait(); upErr != nil {
+		err = upErr // the cause; fn saw only that the context had ended
+	}
+	if err != nil && !s.book.committed {
+		s.leave(ctx)
+	}
+	return err
+}
+
+// announce creates sessions/<sid> (W0). One attempt: when in doubt whether it was created, the caller begins anew.
+func (r *Repo) announce(ctx context.Context, o SessionOptions) (*Session, error) {
+	gc, err := r.newestGC(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := o.Now().UTC()
+	sid := now.Format("20060102T150405Z") + "-" + newID()
+	sealer, err := r.bundle.DataSealer(r.config.ID, sid)
+	if err != nil {
+		return nil, err
+	}
+	a := announcement{Version: 1, Cluster: o.Cluster, Host: o.Host, PID: os.Getpid(), Started: now, GC: gc, Nonce: newNonce()}
+	text, err := json.Marshal(a)
+	if err != nil {
+		return nil, err
+	}
+	key := sessionsPrefix + sid
+	if err := r.store.Put(ctx, key, r.seal(kindSession, key, text)); err != nil {
+		return nil, fmt.Errorf("announce session: %w", err)
+	}
+	s := &Session{repo: r, opt: o, sid: sid, sealer: sealer, full: make(chan *filled), spare: make(chan *pack.Builder, uploaders)}
+	s.data = packer{kind: pack.Data, session: s}
+	s.meta = packer{kind: pack.Meta, session: s}
+	s.book.pending = map[chunk.ID]struct{}{}
+	return s, nil
+}
+
+func newNonce() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// newestGC returns the number of the newest prune run, 0 where there was none. This version of the program does not
+// know what a prune run says, and so must not write into a repository that had one.
+func (r *Repo) newestGC(ctx context.Context) (uint64, error) {
+	err := r.store.List(ctx, gcPrefix, func(i storage.Info) error {
+		return fmt.Errorf("%w: %s was written by a newer program", ErrVersion, i.Key)
+	})
+	return 0, err
+}
+
+// ID returns the session's ID, which is the ID of the snapshot that it commits.
+func (s *Session) ID() string { return s.sid }
+
+func (s *Session) outcomeKey() string { return snapshotsPrefix + s.opt.Cluster + "/" + s.sid }
+
+func (s *Session) segmentKey(n int) string { return fmt.Sprintf("%s%s/%d", indexPrefix, s.sid, n) }
+
+// Flush uploads every chunk written so far and publishes the index segment that names them (W3). All writers must be
+// idle. Afterwards Added is final unless more is written.
+func (s *Session) Flush(ctx context.Context) error {
+	for _, p := range []*packer{&s.data, &s.meta} {
+		if err := p.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.book.wait(ctx); err != nil {
+		return err
+	}
+	return s.publish(ctx, true)
+}
+
+// Commit makes manifest the session's outcome (W4, W5). ErrFenced: someone else ended the session first.
+func (s *Session) Commit(ctx context.Context, manifest []byte) error {
+	if err := s.Flush(ctx); err != nil {
+		return err
+	}
+	o := outcome{Version: 1, Outcome: outcomeSnapshot, Nonce: newNonce(), Manifest: manifest}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	key := s.outcomeKey()
+	if err := s.repo.store.Put(ctx, key, s.repo.seal(kindOutcome, key, text)); err != nil {
+		// Taken, or our own answer was lost: the nonce tells.
+		there, readErr := s.repo.outcome(ctx, key)
+		switch {
+		case readErr != nil:
+			return fmt.Errorf("commit %s: %w", key, err)
+		case there.Nonce != o.Nonce:
+			return fmt.Errorf("commit %s: %w", key, ErrFenced)
+		}
+	}
+	s.book.committed = true
+	session := sessionsPrefix + s.sid
+	if _, err := s.repo.get(ctx, kindSession, session); errors.Is(err, storage.ErrNotExist) {
+		return fmt.Errorf("commit %s: %w", key, ErrFenced)
+	} else if err != nil {
+		return fmt.Errorf("confirm commit: %w", err)
+	}
+	return nil
+}
+
+func (r *Repo) outcome(ctx context.Context, key string) (*outcome, error) {
+	b, err := r.get(ctx, kindOutcome, key)
+	if err != nil {
+		return nil, err
+	}
+	var o outcome
+	if err := json.Unmarshal(b, &o); err != nil || o.Version != 1 {
+		return nil, fmt.Errorf("%w: %s is not an outcome", ErrDamaged, key)
+	}
+	return &o, nil
+}
+
+// leave publishes what is already durable, for the next session to use. It is what a person who pressed Ctrl-C would
+// want, so it goes on for a moment after ctx has ended; a failure changes nothing that matters.
+func (s *Session) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	_ = s.publish(ctx, true)
+}
+
+// publish writes an index segment for the packs that have none (W3), when it is time or when asked.
+func (s *Session) publish(ctx context.Context, now bool) error {
+	s.publishing.Lock()
+	segment, n := s.book.take(now, s.opt.Now())
+	number := s.segment
+	if segment != nil {
+		s.begun = false
+	}
+	s.publishing.Unlock()
+	if segment == nil {
+		return nil
+	}
+	text, err := segment.Marshal()
+	if err != nil {
+		return err
+	}
+	key := s.segmentKey(n)
+	object := s.repo.seal(kindIndex, key, text)
+	if err := s.repo.store.Put(ctx, key, object); err != nil {
+		return fmt.Errorf("publish index: %w", err)
+	}
+	s.book.count(len(object))
+	if err := s.view.cache.Finish(number, key); err != nil {
+		return fmt.Errorf("note index segment: %w", err)
+	}
+	return nil
+}
+
+// Added returns the bytes that the session has stored so far, and the plain bytes of the chunks among them.
+func (s *Session) Added() (stored, plain int64) { return s.book.added() }

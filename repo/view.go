@@ -1,0 +1,224 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/index"
+	"github.com/pgtrove/pgtrove/pack"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// View is the chunk index as it was when it was opened: which chunks there are, and where. Close it after use. It is
+// safe for concurrent use.
+type View struct {
+	repo     *Repo
+	cache    *index.Cache
+	temp     string // directory to remove on Close
+	mu       sync.RWMutex
+	segments map[uint32]bool // those that count, by number in the cache
+}
+
+// OpenView loads the index. What cacheDir already knows of it is not fetched again; a cache that is missing, locked
+// by another process, damaged or not writable costs time and nothing else.
+func (r *Repo) OpenView(ctx context.Context, cacheDir string) (*View, error) {
+	return r.openView(ctx, cacheDir)
+}
+
+func (r *Repo) openView(ctx context.Context, cacheDir string) (*View, error) {
+	names, err := r.currentSegments(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v := &View{repo: r, segments: map[uint32]bool{}}
+	if err := v.openCache(cacheDir); err != nil {
+		return nil, err
+	}
+	if err := v.load(ctx, names); err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	return v, nil
+}
+
+// currentSegments returns the names of the index segments that count (W1): their session exists, and did not end
+// fenced or aborted. Outcomes are looked up after the segments were listed.
+func (r *Repo) currentSegments(ctx context.Context) ([]string, error) {
+	var names []string
+	if err := r.store.List(ctx, indexPrefix, func(i storage.Info) error {
+		names = append(names, i.Key)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("list index: %w", err)
+	}
+	sessions, err := r.sessions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	outcomes := map[string]string{} // session ID to key
+	if err := r.store.List(ctx, snapshotsPrefix, func(i storage.Info) error {
+		outcomes[i.Key[strings.LastIndexByte(i.Key, '/')+1:]] = i.Key
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	void := map[string]bool{}
+	current := names[:0]
+	for _, name := range names {
+		sid, _, _ := strings.Cut(strings.TrimPrefix(name, indexPrefix), "/")
+		if !sessions[sid] {
+			continue
+		}
+		if key, ended := outcomes[sid]; ended {
+			if _, known := void[sid]; !known {
+				o, err := r.outcome(ctx, key)
+				if err != nil && !errors.Is(err, ErrDamaged) {
+					return nil, err
+				}
+				// A damaged outcome says nothing of the chunks, which are verified one by one.
+				void[sid] = err == nil && (o.Outcome == outcomeFenced || o.Outcome == outcomeAborted)
+			}
+		}
+		if !void[sid] {
+			current = append(current, name)
+		}
+	}
+	return current, nil
+}
+
+func (r *Repo) sessions(ctx context.Context) (map[string]bool, error) {
+	sessions := map[string]bool{}
+	err := r.store.List(ctx, sessionsPrefix, func(i storage.Info) error {
+		sessions[strings.TrimPrefix(i.Key, sessionsPrefix)] = true
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list sessions: %w", err)
+	}
+	return sessions, nil
+}
+
+func (v *View) openCache(dir string) error {
+	if dir != "" {
+		path := filepath.Join(dir, v.repo.config.ID, "index")
+		if err := os.MkdirAll(path, 0o700); err == nil {
+			if v.cache, err = index.OpenCache(path, v.repo.config.ID); err == nil {
+				return nil
+			}
+		}
+	}
+	temp, err := os.MkdirTemp("", "pgtrove-index-")
+	if err != nil {
+		return fmt.Errorf("make a directory for the chunk index: %w", err)
+	}
+	v.temp = temp
+	if v.cache, err = index.OpenCache(temp, v.repo.config.ID); err != nil {
+		return errors.Join(fmt.Errorf("open the chunk index: %w", err), os.RemoveAll(temp))
+	}
+	return nil
+}
+
+func (v *View) load(ctx context.Context, names []string) error {
+	loaded := v.cache.Loaded()
+	for _, name := range names {
+		n, ok := loaded[name]
+		if !ok {
+			text, err := v.repo.get(ctx, kindIndex, name)
+			if err != nil {
+				return fmt.Errorf("load index: %w", err)
+			}
+			segment, err := index.Parse(text)
+			if err != nil {
+				return asDamage(name, err)
+			}
+			if n, err = v.cache.Add(name, segment); err != nil {
+				return fmt.Errorf("cache index segment %s: %w", name, err)
+			}
+		}
+		v.segments[n] = true
+	}
+	return nil
+}
+
+// Close releases the cache.
+func (v *View) Close() error {
+	var err error
+	if v.cache != nil {
+		err = v.cache.Close()
+	}
+	if v.temp != "" {
+		err = errors.Join(err, os.RemoveAll(v.temp))
+	}
+	return err
+}
+
+// begin returns the number under which packs of the running session are added to the local index. They count from
+// now on.
+func (v *View) begin() (uint32, error) {
+	n, err := v.cache.Begin()
+	if err != nil {
+		return 0, fmt.Errorf("begin an index segment: %w", err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.segments[n] = true
+	return n, nil
+}
+
+func (v *View) counts(n uint32) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.segments[n]
+}
+
+func (v *View) has(id chunk.ID) (bool, error) {
+	_, ok, err := v.cache.Lookup(id, v.counts)
+	return ok, err
+}
+
+// Locate says where a chunk is. ErrMissing: no current segment names it.
+func (v *View) Locate(id chunk.ID) (pack.Location, error) {
+	loc, ok, err := v.cache.Lookup(id, v.counts)
+	if err != nil {
+		return pack.Location{}, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
+	}
+	if !ok {
+		return pack.Location{}, fmt.Errorf("%w: chunk %s is in no pack", ErrMissing, id.Short())
+	}
+	return loc, nil
+}
+
+// ReadPack appends n bytes at offset off of the pack to dst; fewer where the pack is shorter.
+func (v *View) ReadPack(ctx context.Context, key string, off, n int64, dst []byte) ([]byte, error) {
+	b, err := v.repo.store.Get(ctx, key, storage.Range{Off: off, Len: n}, dst)
+	if errors.Is(err, storage.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
+	}
+	return b, err
+}
+
+// OpenChunk decrypts, decompresses and verifies the sealed bytes of a chunk and appends them to dst.
+func (v *View) OpenChunk(dst []byte, loc pack.Location, sealed []byte) ([]byte, error) {
+	return v.repo.OpenChunk(dst, loc, sealed)
+}
+
+// MetaChunk returns the verified bytes of a metadata chunk.
+func (v *View) MetaChunk(ctx context.Context, id chunk.ID) ([]byte, error) {
+	loc, err := v.Locate(id)
+	if err != nil {
+		return nil, err
+	}
+	if loc.Kind != pack.Meta {
+		return nil, fmt.Errorf("%w: metadata chunk %s is in a pack of data", ErrDamaged, id.Short())
+	}
+	sealed, err := v.ReadPack(ctx, loc.Pack, int64(loc.Offset), int64(loc.Sealed), nil)
+	if err != nil {
+		return nil, err
+	}
+	return v.OpenChunk(nil, loc, sealed)
+}
