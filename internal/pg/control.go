@@ -47,7 +47,7 @@ func (s State) Clean() bool { return s == StateShutdown || s == StateShutdownInR
 // Control is what the control file says (ControlFileData, pg_control.h).
 type Control struct {
 	SystemID       SystemID
-	ControlVersion uint32 // 1300 (13 to 17) or 1800
+	ControlVersion uint32 // 1300 (13 to 16), 1700 or 1800
 	CatalogVersion uint32
 	State          State
 	Time           time.Time // of the last write, UTC, whole seconds
@@ -114,9 +114,9 @@ func (c *Control) HasChecksums() bool { return c.ChecksumVersion != 0 }
 // the same offsets from 13 to 18: 18 added default_char_signedness behind data_checksum_version, which moved the CRC.
 func controlCRC(version uint32) (offset int, ok bool) {
 	switch version {
-	case 1300:
+	case 1300, 1700: // 13 to 16; 17
 		return 288, true
-	case 1800:
+	case 1800: // 18
 		return 292, true
 	}
 	return 0, false
@@ -132,7 +132,7 @@ func ParseControl(b []byte) (*Control, error) {
 	version := le.Uint32(b[8:])
 	crcAt, ok := controlCRC(version)
 	if !ok {
-		return nil, fmt.Errorf("%w: %d, known are 1300 and 1800 (PostgreSQL %d to %d)", ErrControlVersion, version, OldestMajor, NewestMajor)
+		return nil, fmt.Errorf("%w: %d, known are 1300, 1700 and 1800 (PostgreSQL %d to %d)", ErrControlVersion, version, OldestMajor, NewestMajor)
 	}
 	if len(b) < crcAt+4 {
 		return nil, fmt.Errorf("control file of %d bytes: %w", len(b), ErrControlCRC)

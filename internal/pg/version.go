@@ -9,7 +9,7 @@ import (
 )
 
 // MajorFromCatalogVersion is the major version whose released servers have this catalog version (catversion.h), such as 15; 0 for
-// one that is not known: a development version or a derivative. The control version does not tell: it is 1300 from 13 to 17.
+// one that is not known: a development version or a derivative. The control version does not tell: it is 1300 from 13 to 16.
 func MajorFromCatalogVersion(v uint32) int {
 	switch v {
 	case 202007201:
