@@ -80,10 +80,17 @@ func setMode(f *os.File, mode os.FileMode) error {
 	return f.Chmod(mode.Perm())
 }
 
-// link gives the open file temp the second name path. link(2) is the only call that every file system knows and that fails
-// when the name is taken.
+// link gives the open file temp the second name path. link(2) fails when the name is taken, and nearly every file system
+// knows it. Where hard links are missing (CIFS, FAT, some FUSE) a rename that does not replace does the same; where that is
+// missing too, Create fails rather than replace.
 func link(f *os.File, temp, path string) error {
 	err := os.Link(temp, path)
+	if noLinks(err) {
+		if rerr := renameNew(temp, path); rerr == nil || errors.Is(rerr, fs.ErrExist) {
+			return rerr
+		}
+		return err
+	}
 	if err == nil || !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -97,6 +104,12 @@ func link(f *os.File, temp, path string) error {
 		return nil
 	}
 	return err
+}
+
+// noLinks reports whether err is how a file system says that it has no hard links; EPERM is what link(2) documents.
+func noLinks(err error) bool {
+	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) ||
+		errors.Is(err, syscall.EMLINK)
 }
 
 // MkdirAll makes the directory path and those above it that are missing, with the permissions (and set-group-ID bit) of mode

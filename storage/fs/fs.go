@@ -92,6 +92,7 @@ func Create(root string) (*Store, error) {
 var (
 	errNotDir   = errors.New("not a directory")
 	errNested   = errors.New("one object's key is a directory of another's")
+	errDangling = errors.New("a link in it leads nowhere (is a file system not mounted?)")
 	errNoConfig = errors.New("the directory has no config any more (is a file system not mounted?)")
 )
 
@@ -104,12 +105,31 @@ func (s *Store) present(op, key string) error {
 	}
 	_, err := os.Lstat(s.path(storage.ConfigKey))
 	if absent(err) {
-		return &storage.Error{Op: op, Key: key, Class: storage.ErrUnreachable, Err: fmt.Errorf("%s: %w", s.root, errNoConfig)}
+		return s.unreachable(op, key, errNoConfig)
 	}
 	if err != nil {
 		return wrap(op, key, err)
 	}
+	for i := range len(key) {
+		if key[i] == '/' && dangling(s.path(key[:i])) {
+			return s.unreachable(op, key, errDangling)
+		}
+	}
 	return nil
+}
+
+func (s *Store) unreachable(op, key string, err error) error {
+	return &storage.Error{Op: op, Key: key, Class: storage.ErrUnreachable, Err: fmt.Errorf("%s: %w", s.root, err)}
+}
+
+// dangling reports whether path is a link to nothing: a person may have moved a directory to another disk, which is gone.
+func dangling(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode()&os.ModeSymlink == 0 {
+		return false
+	}
+	_, err = os.Stat(path)
+	return absent(err)
 }
 
 // readStep is how much Get reads between two looks at the context.

@@ -55,6 +55,12 @@ func (w *walk) dir(under string) error {
 			continue
 		}
 		name, err := w.name(under, e)
+		if absent(err) && dangling(w.s.path(under+e.Name())) {
+			return w.s.unreachable("list", w.prefix, errDangling)
+		}
+		if absent(err) {
+			continue
+		}
 		if err != nil {
 			return w.fail(under+e.Name(), err)
 		}
@@ -78,19 +84,13 @@ func (w *walk) dir(under string) error {
 	return nil
 }
 
-var (
-	errTooDeep  = errors.New("directories nest too deep (a link in a circle?)")
-	errDangling = errors.New("the link leads nowhere (is a file system not mounted?)")
-)
+var errTooDeep = errors.New("directories nest too deep (a link in a circle?)")
 
-// name follows links: a person may have moved a directory to another disk and left one.
+// name gives the entry's, with a slash if it is a directory or a link to one.
 func (w *walk) name(under string, e iofs.DirEntry) (string, error) {
 	isDir := e.IsDir()
 	if e.Type()&iofs.ModeSymlink != 0 {
 		info, err := os.Stat(w.s.path(under + e.Name()))
-		if absent(err) {
-			return "", &storage.Error{Op: "follow", Key: e.Name(), Class: storage.ErrUnreachable, Err: errDangling}
-		}
 		if err != nil {
 			return "", err
 		}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -226,13 +227,23 @@ func testListPrefix(t *testing.T, s *suite) {
 }
 
 func testListThousands(t *testing.T, s *suite) {
-	want := make([]string, 0, 3000)
-	for i := range 3000 {
+	const workers, each = 8, 263 // more than two pages of an object storage's listing
+	want := make([]string, 0, workers*each)
+	for i := range workers * each {
 		want = append(want, fmt.Sprintf("wal/%02d/%04d", i%7, i))
 	}
-	for _, key := range want {
-		s.put(key, key)
+	var wg sync.WaitGroup
+	for part := range slices.Chunk(want, each) {
+		wg.Go(func() {
+			for _, key := range part {
+				if err := s.Put(t.Context(), key, []byte(key)); err != nil {
+					t.Errorf("Put: %v", err)
+					return
+				}
+			}
+		})
 	}
+	wg.Wait()
 	s.put("wam", "not below")
 	slices.Sort(want)
 	s.wantList("wal/", want...)
