@@ -1,0 +1,297 @@
+package walarchive
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/pgtrove/pgtrove/internal/pg"
+)
+
+// Span is a row of segments of one timeline, by number, both ends included.
+type Span struct {
+	Timeline    pg.Timeline
+	First, Last uint64
+}
+
+// Segments is how many segments the span has.
+func (s Span) Segments() uint64 { return s.Last - s.First + 1 }
+
+// Names returns the file names of the span's segments, at most limit of them.
+func (s Span) Names(size pg.SegmentSize, limit int) []string {
+	var names []string
+	for n := s.First; n <= s.Last && len(names) < limit; n++ {
+		names = append(names, pg.Segment{Timeline: s.Timeline, Number: n}.Name(size))
+	}
+	return names
+}
+
+// Coverage is what an archive holds, as of one listing. It does not grow with the number of segments but with the
+// number of gaps between them. It is not changed after Scan, and safe for concurrent use.
+type Coverage struct {
+	Cluster     string
+	System      pg.SystemID
+	SegmentSize pg.SegmentSize
+	Files       int   // objects of any kind
+	Bytes       int64 // that they take in the repository
+
+	timelines map[pg.Timeline]*timeline
+	histories map[pg.Timeline]pg.History
+}
+
+// timeline is what is there of one timeline.
+type timeline struct {
+	spans    []Span // ascending, never adjacent
+	partials []string
+	history  bool // its history file is there
+}
+
+// Scan lists the archive once and reads the history files. Keys that are no file of this cluster with segments of the
+// given size are left out.
+func (a Archive) Scan(ctx context.Context, size pg.SegmentSize) (*Coverage, error) {
+	if !size.Valid() {
+		return nil, fmt.Errorf("list WAL: %w: segment size %d", ErrInvalid, size)
+	}
+	c := newCoverage(a, size)
+	err := a.Objects.List(ctx, a.prefix(), func(key string, bytes int64) error {
+		c.Files++
+		c.Bytes += bytes
+		c.add(key)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list WAL: %w", err)
+	}
+	for tli, t := range c.timelines {
+		if !t.history {
+			continue
+		}
+		h, err := a.history(ctx, tli)
+		if err != nil {
+			return nil, err
+		}
+		c.histories[tli] = h
+	}
+	return c, nil
+}
+
+func newCoverage(a Archive, size pg.SegmentSize) *Coverage {
+	return &Coverage{
+		Cluster: a.Cluster, System: a.System, SegmentSize: size,
+		timelines: map[pg.Timeline]*timeline{}, histories: map[pg.Timeline]pg.History{},
+	}
+}
+
+// history reads a timeline's history from the header of its file.
+func (a Archive) history(ctx context.Context, tli pg.Timeline) (pg.History, error) {
+	h, err := a.Header(ctx, tli.HistoryName())
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := pg.ParseHistory(tli, h.History)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, h.Name, err)
+	}
+	return parsed, nil
+}
+
+// add takes one key of the listing. Keys come in order, so a segment nearly always continues the last span; a listing
+// in another order costs time only.
+func (c *Coverage) add(key string) {
+	_, _, n, err := ParseKey(key)
+	if err != nil {
+		return
+	}
+	t := c.timelines[n.Timeline]
+	if t == nil {
+		t = &timeline{}
+		c.timelines[n.Timeline] = t
+	}
+	switch n.Kind {
+	case History:
+		t.history = true
+	case Partial:
+		t.partials = append(t.partials, n.File)
+	case Segment:
+		if seg, err := pg.ParseSegment(n.File, c.SegmentSize); err == nil {
+			t.insert(n.Timeline, seg.Number)
+		}
+	}
+}
+
+func (t *timeline) insert(tli pg.Timeline, n uint64) {
+	if k := len(t.spans); k > 0 && t.spans[k-1].Last+1 == n {
+		t.spans[k-1].Last = n
+		return
+	}
+	// i is the first span that ends at n or behind it.
+	i, _ := slices.BinarySearchFunc(t.spans, n, func(s Span, n uint64) int {
+		if s.Last < n {
+			return -1
+		}
+		return 1
+	})
+	if i < len(t.spans) && t.spans[i].First <= n {
+		return
+	}
+	joinsLeft := i > 0 && t.spans[i-1].Last+1 == n
+	joinsRight := i < len(t.spans) && n+1 == t.spans[i].First
+	switch {
+	case joinsLeft && joinsRight:
+		t.spans[i-1].Last = t.spans[i].Last
+		t.spans = slices.Delete(t.spans, i, i+1)
+	case joinsLeft:
+		t.spans[i-1].Last = n
+	case joinsRight:
+		t.spans[i].First = n
+	default:
+		t.spans = slices.Insert(t.spans, i, Span{Timeline: tli, First: n, Last: n})
+	}
+}
+
+// Timelines returns every timeline of which the archive holds anything, ascending.
+func (c *Coverage) Timelines() []pg.Timeline {
+	var all []pg.Timeline
+	for tli := range c.timelines {
+		all = append(all, tli)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Spans returns the timeline's segments, ascending, never adjacent. The slice is not to be changed.
+func (c *Coverage) Spans(tli pg.Timeline) []Span {
+	if t := c.timelines[tli]; t != nil {
+		return t.spans
+	}
+	return nil
+}
+
+// Partials returns the names of the timeline's .partial files.
+func (c *Coverage) Partials(tli pg.Timeline) []string {
+	if t := c.timelines[tli]; t != nil {
+		return t.partials
+	}
+	return nil
+}
+
+// History returns the way to the timeline. Where the archive lacks its history file (false) it is taken to have no
+// ancestors, as PostgreSQL does (readTimeLineHistory in timeline.c). Timeline 1 needs none.
+func (c *Coverage) History(tli pg.Timeline) (pg.History, bool) {
+	if h, ok := c.histories[tli]; ok {
+		return h, true
+	}
+	return pg.NewHistory(tli), tli == 1
+}
+
+// Newest is the timeline that recovery with recovery_target_timeline = 'latest' follows when it begins on start: the
+// last of an unbroken row of numbers whose history files are there (findNewestTimeLine in PostgreSQL's timeline.c).
+// Whether start is an ancestor of it is another question; PostgreSQL gives up where it is not.
+func (c *Coverage) Newest(start pg.Timeline) pg.Timeline {
+	for {
+		if _, ok := c.histories[start+1]; !ok {
+			return start
+		}
+		start++
+	}
+}
+
+// Has says whether the segment is in the archive, in full.
+func (c *Coverage) Has(s pg.Segment) bool {
+	_, ok := c.find(s.Timeline, s.Number)
+	return ok
+}
+
+func (c *Coverage) find(tli pg.Timeline, n uint64) (Span, bool) {
+	spans := c.Spans(tli)
+	i, _ := slices.BinarySearchFunc(spans, n, func(s Span, n uint64) int {
+		if s.Last < n {
+			return -1
+		}
+		return 1
+	})
+	if i < len(spans) && spans[i].First <= n {
+		return spans[i], true
+	}
+	return Span{}, false
+}
+
+// Gap is a row of segments that the archive lacks between others that it holds.
+type Gap struct {
+	Span
+	From, To pg.LSN // To is the start of the first segment behind the gap
+}
+
+// Gaps returns what is missing inside a timeline, ascending; from its beginning, if the archive holds segments of the
+// timeline that it came from.
+func (c *Coverage) Gaps(tli pg.Timeline) []Gap {
+	spans := c.Spans(tli)
+	var gaps []Gap
+	add := func(first, last uint64) {
+		s := Span{Timeline: tli, First: first, Last: last}
+		gaps = append(gaps, Gap{Span: s, From: c.startOf(first), To: c.startOf(last + 1)})
+	}
+	if h := c.histories[tli]; len(h) > 1 && len(spans) > 0 {
+		from := h[len(h)-2]
+		if first := c.number(from.LSN); first < spans[0].First && len(c.Spans(from.Timeline)) > 0 {
+			add(first, spans[0].First-1)
+		}
+	}
+	for i := 1; i < len(spans); i++ {
+		add(spans[i-1].Last+1, spans[i].First-1)
+	}
+	return gaps
+}
+
+// number is the segment that holds the byte at lsn.
+func (c *Coverage) number(lsn pg.LSN) uint64 { return uint64(lsn) / uint64(c.SegmentSize) }
+
+func (c *Coverage) startOf(n uint64) pg.LSN { return pg.LSN(n * uint64(c.SegmentSize)) }
+
+// numberBefore is the segment that holds the byte before lsn: the last one that replay up to lsn needs.
+func (c *Coverage) numberBefore(lsn pg.LSN) uint64 {
+	if lsn == 0 {
+		return 0
+	}
+	return c.number(lsn - 1)
+}
+
+// nextSpan is the first span of the timeline behind segment n.
+func (c *Coverage) nextSpan(tli pg.Timeline, n uint64) (Span, bool) {
+	spans := c.Spans(tli)
+	i, _ := slices.BinarySearchFunc(spans, n, func(s Span, n uint64) int {
+		if s.First <= n {
+			return -1
+		}
+		return 1
+	})
+	if i < len(spans) {
+		return spans[i], true
+	}
+	return Span{}, false
+}
+
+// Missing returns the segments that replay from start to stop needs and the archive lacks, on the way that leads to
+// tli: none means that the stretch is complete. A stop on a segment's boundary needs the segment before.
+func (c *Coverage) Missing(start, stop pg.LSN, tli pg.Timeline) []Span {
+	return c.PathTo(tli).Missing(start, stop)
+}
+
+// MissingOf is Missing for a snapshot. Where its own timeline lacks a segment, a later timeline may hold it: the one
+// in which a server was promoted contains what the parent had written into it. Replay goes through the first timeline
+// on which all is there.
+func (c *Coverage) MissingOf(s Snapshot) []Span {
+	own := c.Missing(s.StartLSN, s.StopLSN, s.StopTimeline)
+	if len(own) == 0 {
+		return nil
+	}
+	for _, tli := range c.Timelines() {
+		if tli <= s.StopTimeline {
+			continue
+		}
+		if p := c.PathTo(tli); p.Contains(s) && len(p.Missing(s.StartLSN, s.StopLSN)) == 0 {
+			return nil
+		}
+	}
+	return own
+}

@@ -1,0 +1,137 @@
+package walarchive
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/pgtrove/pgtrove/internal/pg"
+)
+
+// Headers reads the headers of WAL files; an Archive does, and so may a cache before it. Errors are those of
+// Archive.Header.
+type Headers interface {
+	Header(ctx context.Context, file string) (*Header, error)
+}
+
+// maxWalk bounds how many headers are read in search of a commit time. A server that archives every minute without
+// committing anything writes as many in four hours.
+const maxWalk = 256
+
+// Window is a stretch of one timeline that can be recovered to, every moment of it. It begins where a snapshot ends,
+// or where the timeline begins if a snapshot of an ancestor leads there without a gap, and goes on to where the
+// archive does. Windows of one timeline do not touch.
+type Window struct {
+	Timeline pg.Timeline
+	FromLSN  pg.LSN
+	// FromTime is the end of the snapshot. Where the window begins with its timeline it is the last commit known to
+	// lie before that.
+	FromTime time.Time
+	ToLSN    pg.LSN // the end of the last record
+	// ToTime is the last commit's time, never before FromTime. A recovery to a time ends in front of the first commit
+	// that is later, so it needs one: the last commit itself is reached by the end of the archive.
+	ToTime time.Time
+
+	Run Run // what replay reads to come to the window's end
+}
+
+// Run is a row of segments on the path to a timeline, without a gap. End is not part of it.
+type Run struct {
+	Timeline   pg.Timeline
+	First, End uint64
+}
+
+// RunFrom returns what recovery from the snapshot finds on the path, and whether that makes it consistent.
+func (p *Path) RunFrom(s Snapshot) (r Run, ok bool) {
+	r = Run{Timeline: p.Timeline(), First: p.c.number(s.StartLSN)}
+	r.End = p.RunEnd(r.First)
+	return r, p.Contains(s) && r.End > r.First && p.c.startOf(r.End) >= s.StopLSN
+}
+
+// Windows returns what can be recovered to, by timeline and position, reading a bounded number of headers.
+func (c *Coverage) Windows(ctx context.Context, headers Headers, snapshots []Snapshot) ([]Window, error) {
+	timelines := c.Timelines()
+	for _, s := range snapshots {
+		if !slices.Contains(timelines, s.StopTimeline) {
+			timelines = append(timelines, s.StopTimeline)
+		}
+	}
+	slices.Sort(timelines)
+	var all []Window
+	for _, tli := range timelines {
+		windows, err := c.PathTo(tli).windows(ctx, headers, snapshots)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, windows...)
+	}
+	return all, nil
+}
+
+// windows returns those on the path's last timeline. Runs that end at the same place are one stretch, whatever
+// snapshot they begin with.
+func (p *Path) windows(ctx context.Context, headers Headers, snapshots []Snapshot) ([]Window, error) {
+	begin := p.Begin()
+	var all []Window
+	for _, s := range snapshots {
+		r, ok := p.RunFrom(s)
+		if !ok || p.c.startOf(r.End) <= begin {
+			continue
+		}
+		w := Window{Timeline: p.Timeline(), FromLSN: s.StopLSN, FromTime: s.StopTime, Run: r}
+		if s.StopLSN < begin {
+			_, last, err := p.Tail(ctx, headers, Run{Timeline: r.Timeline, First: r.First, End: p.c.numberBefore(begin)})
+			if err != nil {
+				return nil, err
+			}
+			w.FromLSN, w.FromTime = begin, later(s.StopTime, last)
+		}
+		all = append(all, w)
+	}
+	slices.SortFunc(all, func(a, b Window) int {
+		return cmp.Or(cmp.Compare(a.Run.End, b.Run.End), cmp.Compare(a.FromLSN, b.FromLSN), a.FromTime.Compare(b.FromTime))
+	})
+	all = slices.CompactFunc(all, func(a, b Window) bool { return a.Run.End == b.Run.End })
+	for i := range all {
+		if err := p.finish(ctx, headers, &all[i]); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// finish finds where a window ends.
+func (p *Path) finish(ctx context.Context, headers Headers, w *Window) error {
+	end, last, err := p.Tail(ctx, headers, w.Run)
+	if err != nil {
+		return err
+	}
+	w.ToLSN, w.ToTime = max(w.FromLSN, end), later(w.FromTime, last)
+	return nil
+}
+
+// Tail reads headers from the run's end backwards: where its last record ends, and the time of its last commit or
+// abort. Each is zero if the run has none, or none was found within some hundred segments.
+func (p *Path) Tail(ctx context.Context, headers Headers, r Run) (end pg.LSN, last time.Time, err error) {
+	for n := r.End; n > r.First && r.End-n < maxWalk; n-- {
+		h, err := headers.Header(ctx, p.Segment(n-1).Name(p.c.SegmentSize))
+		if err != nil {
+			return 0, time.Time{}, err
+		}
+		if end == 0 {
+			end = h.End
+		}
+		if end != 0 && !h.LastCommit.IsZero() {
+			return end, h.LastCommit, nil
+		}
+	}
+	return end, time.Time{}, nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
