@@ -3,16 +3,8 @@ package chunk
 import (
 	"bytes"
 	"io"
-	"math/rand/v2"
 	"testing"
 )
-
-func randomBytes(seed uint64, n int) []byte {
-	b := make([]byte, n)
-	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
-	_, _ = r.Read(b)
-	return b
-}
 
 func BenchmarkPageDigest8KiB(b *testing.B) {
 	page := randomBytes(1, 8192)
@@ -58,11 +50,7 @@ func BenchmarkVerify16Pages(b *testing.B) {
 }
 
 func BenchmarkPageCutter(b *testing.B) {
-	raw := randomBytes(2, 4096*DigestSize)
-	digests := make([]Digest, 4096)
-	for i := range digests {
-		copy(digests[i][:], raw[i*DigestSize:])
-	}
+	digests := randomDigests(2, 4096)
 	c, err := NewPageCutter(Key{1}, DefaultPageParams())
 	if err != nil {
 		b.Fatal(err)

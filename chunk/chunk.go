@@ -42,6 +42,11 @@ func (Key) GoString() string { return "chunk.Key(secret)" }
 // Format hides the secret from every other verb (%x would walk the array).
 func (k Key) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte(k.String())) }
 
+// MarshalText fails: package keys writes this secret, nothing else.
+func (Key) MarshalText() ([]byte, error) {
+	return nil, errors.New("chunk: the key of the repository is not for writing")
+}
+
 // ID names a chunk.
 type ID [IDSize]byte
 
