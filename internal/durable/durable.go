@@ -1,7 +1,7 @@
 // Package durable puts whole files and directories on a local disk so that they survive a crash, or are not there.
 //
 // It never shows a file before all of its content is on disk, and never leaves half a file under the name asked for.
-// storage/fs keeps objects with it, restore and walsource write files for PostgreSQL with it, and cmd its identity files.
+// storage/fs keeps objects with it, restore writes what PostgreSQL asks for with it, and cmd its identity files.
 //
 // A process that is killed can leave a temporary file behind: its name begins with TempPrefix and it stands in the
 // directory of the file that was meant.

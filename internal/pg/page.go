@@ -52,24 +52,25 @@ const (
 // file (pg_checksum_page in checksum_impl.h): FNV-1a with an additional shift, in 32 lanes. The checksum field counts as zero;
 // page is only read. len(page) is a block size of PostgreSQL: a multiple of 128. The result is never 0.
 func PageChecksum(page []byte, blockNo uint32) uint16 {
-	// Eight lanes at a time fit the registers. The checksum field is the lower half of lane 2 in the first row.
-	sum := foldLanes(page, 0, 0xFFFF0000, 0x5B1F36E9, 0xB8525960, 0x02AB50AA, 0x1DE66D2A, 0x79FF467A, 0x9BB9F8A3, 0x217E7CD2, 0x83E13D2C)
-	sum ^= foldLanes(page, 32, 0xFFFFFFFF, 0xF8D4474F, 0xE39EB970, 0x42C6AE16, 0x993216FA, 0x7B093B5D, 0x98DAFF3C, 0xF718902A, 0x0B1C9CDB)
-	sum ^= foldLanes(page, 64, 0xFFFFFFFF, 0xE58F764B, 0x187636BC, 0x5D7B3BB1, 0xE73DE7DE, 0x92BEC979, 0xCCA6C0B2, 0x304A0979, 0x85AA43D4)
-	sum ^= foldLanes(page, 96, 0xFFFFFFFF, 0x783125BB, 0x6CA8EAA2, 0xE407EAC6, 0x4B5CFC3E, 0x9FBF8C76, 0x15CA20BE, 0xF2CA9FD3, 0x959BD756)
+	// The checksum field is the lower half of lane 2's first word: its value in the start value cancels it.
+	stored := uint32(PageStoredChecksum(page))
+	sum := foldLanes(page, 0, 0x5B1F36E9, 0xB8525960, 0x02AB50AA^stored, 0x1DE66D2A, 0x79FF467A, 0x9BB9F8A3, 0x217E7CD2, 0x83E13D2C)
+	sum ^= foldLanes(page, 32, 0xF8D4474F, 0xE39EB970, 0x42C6AE16, 0x993216FA, 0x7B093B5D, 0x98DAFF3C, 0xF718902A, 0x0B1C9CDB)
+	sum ^= foldLanes(page, 64, 0xE58F764B, 0x187636BC, 0x5D7B3BB1, 0xE73DE7DE, 0x92BEC979, 0xCCA6C0B2, 0x304A0979, 0x85AA43D4)
+	sum ^= foldLanes(page, 96, 0x783125BB, 0x6CA8EAA2, 0xE407EAC6, 0x4B5CFC3E, 0x9FBF8C76, 0x15CA20BE, 0xF2CA9FD3, 0x959BD756)
 	return uint16((sum^blockNo)%65535) + 1
 }
 
-// foldLanes runs the eight lanes whose words stand at off in every row, from their start values, and folds them into one. mask
-// applies to the third word of the first row.
-func foldLanes(page []byte, off int, mask, a, b, c, d, e, f, g, h uint32) uint32 {
+// foldLanes runs the eight lanes whose words stand at off in every row, from their start values, and folds them into one. Eight at a
+// time are as many as the registers hold.
+func foldLanes(page []byte, off int, a, b, c, d, e, f, g, h uint32) uint32 {
 	for ; off+32 <= len(page); off += rowSize {
 		r := page[off : off+32 : off+32]
 		a ^= binary.LittleEndian.Uint32(r[0:])
 		a = a*fnvPrime ^ a>>17
 		b ^= binary.LittleEndian.Uint32(r[4:])
 		b = b*fnvPrime ^ b>>17
-		c ^= binary.LittleEndian.Uint32(r[8:]) & mask
+		c ^= binary.LittleEndian.Uint32(r[8:])
 		c = c*fnvPrime ^ c>>17
 		d ^= binary.LittleEndian.Uint32(r[12:])
 		d = d*fnvPrime ^ d>>17
@@ -81,7 +82,6 @@ func foldLanes(page []byte, off int, mask, a, b, c, d, e, f, g, h uint32) uint32
 		g = g*fnvPrime ^ g>>17
 		h ^= binary.LittleEndian.Uint32(r[28:])
 		h = h*fnvPrime ^ h>>17
-		mask = 0xFFFFFFFF
 	}
 	for range 2 { // two rounds of zeroes, so that the last words mix too
 		a, b, c, d = a*fnvPrime^a>>17, b*fnvPrime^b>>17, c*fnvPrime^c>>17, d*fnvPrime^d>>17
