@@ -23,7 +23,9 @@ type app struct {
 
 	settings settings
 	started  bool // the command line was understood: what fails now is no usage error
-	out      *output
+	// unattended commands never ask, and remember what a passphrase opens.
+	unattended bool
+	out        *output
 }
 
 func newApp() *app {
@@ -57,7 +59,9 @@ Every setting below can also be given in the environment, or under its own name 
 the environment over the file.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Version:       version(),
 	}
+	root.SetVersionTemplate("pgtrove {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = false
 	addSettings(root.PersistentFlags())
 	root.SetOut(a.stdout)
@@ -76,8 +80,19 @@ the environment over the file.`,
 // commands lists everything the program does, in the order of its life with a cluster.
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
+		newInitCommand(a),
+		newSnapshotsCommand(a),
+		newWALCommand(a),
+		newInfoCommand(a),
 		newVersionCommand(a),
 	}
+}
+
+func newWALCommand(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "wal", Short: "Archive and fetch write-ahead log"}
+	group(c)
+	c.AddCommand(newWALFetchCommand(a), newWALListCommand(a))
+	return c
 }
 
 // group makes c a command that only holds others: without one it prints its help, with an unknown one it fails.

@@ -44,14 +44,13 @@ type interruptedError struct{ err error }
 func (interruptedError) Error() string { return "interrupted" }
 func (interruptedError) Unwrap() error { return errInterrupted }
 
-// classified gives an error of this package's own one of the classes above without repeating the class's name in the
-// message.
+// classified gives an error a class, to be asked for with errors.Is, without repeating the class's name in the message.
 type classified struct {
 	error
 	class error
 }
 
-func (c classified) Unwrap() error { return c.class }
+func (c classified) Unwrap() []error { return []error{c.error, c.class} }
 
 func incomplete(format string, args ...any) error {
 	return classified{fmt.Errorf(format, args...), errIncomplete}

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/pgtrove/pgtrove/internal/pg"
 )
 
 // exitRule maps one error to an exit code and to what a person can do about it. The first rule that fits decides, so
@@ -88,21 +91,27 @@ type exitPolicy struct {
 // fetchAnnotation marks the command whose exit code PostgreSQL's recovery reads.
 const fetchAnnotation = "restore_command"
 
-// exitPolicyOf looks for the command that args name, before anything can go wrong in it: even an unknown flag in
-// restore_command must not read as "the archive ends here".
+// exitPolicyOf looks for the command that args mean, before anything can go wrong in it: even an unknown flag or a
+// mistyped command in restore_command must not read as "the archive ends here".
 func exitPolicyOf(root *cobra.Command, args []string) exitPolicy {
-	cmd, rest, err := root.Find(args)
-	if err != nil {
-		return exitPolicy{command: root.CommandPath()}
+	cmd, _, err := root.Find(args)
+	p := exitPolicy{command: root.CommandPath()}
+	if err == nil {
+		p.command = cmd.CommandPath()
+		p.fetch = cmd.Annotations[fetchAnnotation] != ""
 	}
-	p := exitPolicy{command: cmd.CommandPath()}
-	if cmd.Annotations[fetchAnnotation] != "" {
-		p.fetch = true
-		for _, a := range rest {
-			p.strict = p.strict || a == "--strict" || a == "--strict=true"
-		}
+	wal := slices.Index(args, "wal")
+	p.fetch = p.fetch || wal >= 0 && slices.Contains(args[wal:], "fetch")
+	if err != nil || cmd.HasSubCommands() { // no command: is it PostgreSQL that asks?
+		p.fetch = p.fetch || slices.ContainsFunc(args, isWALFile)
 	}
+	p.strict = slices.Contains(args, "--strict") || slices.Contains(args, "--strict=true")
 	return p
+}
+
+func isWALFile(arg string) bool {
+	_, err := pg.ClassifyWALFile(arg)
+	return err == nil
 }
 
 // prepare makes sure that even a crash of the program is no exit code below 126: the Go runtime ends a crashed

@@ -97,3 +97,5 @@ func showTime(t time.Time) string {
 	}
 	return t.UTC().Format("2006-01-02 15:04:05Z")
 }
+
+func showJSONTime(t jsonTime) string { return showTime(time.Time(t)) }

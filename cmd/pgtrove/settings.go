@@ -22,14 +22,23 @@ type settings struct {
 	KeyFile      string // at most one of KeyFile, PasswordFile and Password is set
 	PasswordFile string
 	Password     secret
-	Cluster      string
+	Cluster      string // empty: not given; see clusterName
 	CacheDir     string // empty: the XDG default
 	PGData       string
+	PGDataByFlag bool   // and so meant for this command, not for the account or host
 	DSN          string // empty: as libpq's variables say
 	Jobs         int    // 0: the command's own default
 	JSON         bool
 	Quiet        bool
 	Verbose      bool
+}
+
+// clusterName returns the cluster that a command works on. Those that only show things show all where none is given.
+func (s *settings) clusterName() string {
+	if s.Cluster == "" {
+		return "main"
+	}
+	return s.Cluster
 }
 
 // secret is text that no formatting verb prints.
@@ -105,16 +114,15 @@ func loadSettings(flags *pflag.FlagSet, env environment, systemConfig string) (s
 		CacheDir: values["cache-dir"].text,
 		PGData:   values["pgdata"].text,
 		DSN:      values["dsn"].text,
+
+		PGDataByFlag: values["pgdata"].from == fromFlag,
 	}
 	s.JSON, _ = flags.GetBool("json")
 	s.Quiet, _ = flags.GetBool("quiet")
 	s.Verbose, _ = flags.GetBool("verbose")
-	if s.Cluster == "" {
-		s.Cluster = "main"
-	}
 	for _, check := range []error{
 		s.chooseKey(values["key-file"], values["password-file"], env),
-		checkClusterName(s.Cluster),
+		checkClusterName(s.clusterName()),
 		s.parseJobs(values["jobs"].text),
 		checkDSN(values["dsn"]),
 	} {

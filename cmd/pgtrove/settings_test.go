@@ -75,7 +75,7 @@ func TestWithoutAnySettingThereAreDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Cluster != "main" || s.Jobs != 0 || s.Repo != "" || s.Config != "" {
+	if s.clusterName() != "main" || s.Cluster != "" || s.Jobs != 0 || s.Repo != "" || s.Config != "" {
 		t.Errorf("defaults are %+v", s)
 	}
 }

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/snapshot"
+	"github.com/pgtrove/pgtrove/walarchive"
+)
+
+func newInfoCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "info",
+		Short: "Show per cluster what can be recovered",
+		Long: `Show per cluster its snapshots, the space it takes, the windows of time that can really be recovered, and the gaps in
+its WAL. A window begins where a snapshot ends and goes on as long as the archive has every segment.`,
+		Args: exactly(),
+		RunE: a.run(func(ctx context.Context, _ []string) error { return a.info(ctx) }),
+	}
+}
+
+// repositoryJSON is the repository's line of info.
+type repositoryJSON struct {
+	Type      string   `json:"type"`
+	ID        string   `json:"id"`
+	Repo      string   `json:"repo"`
+	Created   jsonTime `json:"created"`
+	Clusters  int      `json:"clusters"`
+	Snapshots int      `json:"snapshots"`
+	Packs     int64    `json:"packs"`
+	PackBytes int64    `json:"pack_bytes"`
+	WALFiles  int64    `json:"wal_files"`
+	WALBytes  int64    `json:"wal_bytes"`
+	Bytes     int64    `json:"bytes"` // of all objects
+}
+
+// clusterJSON is one cluster's line; a cluster that was replaced or upgraded has one per system identifier.
+type clusterJSON struct {
+	Type      string       `json:"type"`
+	Cluster   string       `json:"cluster"`
+	SystemID  string       `json:"system_id"`
+	PGVersion string       `json:"pg_version,omitempty"` // of the newest snapshot
+	Snapshots int          `json:"snapshots"`
+	Size      int64        `json:"size"`  // of the cluster in its newest snapshot
+	Added     int64        `json:"added"` // by all its snapshots
+	WALFiles  int          `json:"wal_files"`
+	WALBytes  int64        `json:"wal_bytes"`
+	Windows   []windowJSON `json:"windows"`
+	Gaps      []gapJSON    `json:"gaps"`
+	// Unusable snapshots lack WAL that they need, and are in no window.
+	Unusable []string `json:"unusable,omitempty"`
+}
+
+type windowJSON struct {
+	Timeline uint32   `json:"timeline"`
+	FromLSN  pg.LSN   `json:"from_lsn"`
+	FromTime jsonTime `json:"from_time"`
+	ToLSN    pg.LSN   `json:"to_lsn"`
+	ToTime   jsonTime `json:"to_time"`
+}
+
+type gapJSON struct {
+	Timeline uint32 `json:"timeline"`
+	FromLSN  pg.LSN `json:"from_lsn"`
+	ToLSN    pg.LSN `json:"to_lsn"`
+	Segments uint64 `json:"segments"`
+	First    string `json:"first"`
+}
+
+func (a *app) info(ctx context.Context) error {
+	r, err := a.openRepository(ctx)
+	if err != nil {
+		return err
+	}
+	catalog, err := loadCatalog(ctx, r, a.settings.Cluster)
+	if err != nil {
+		return err
+	}
+	archives, err := findArchives(ctx, r, a.settings.Cluster, catalog.snapshots)
+	if err != nil {
+		return err
+	}
+	whole, err := a.repositorySizes(ctx, r)
+	if err != nil {
+		return err
+	}
+	whole.Clusters, whole.Snapshots = len(archives), len(catalog.snapshots)
+	if err := a.showRepository(whole); err != nil {
+		return err
+	}
+	for _, coverage := range archives {
+		c, newest, err := clusterInfo(ctx, r, coverage, catalog.snapshots)
+		if err != nil {
+			return err
+		}
+		if err := a.showCluster(c, newest); err != nil {
+			return err
+		}
+	}
+	return catalog.damage(a)
+}
+
+func (a *app) repositorySizes(ctx context.Context, r *repo.Repo) (*repositoryJSON, error) {
+	path, err := a.repositoryPath()
+	if err != nil {
+		return nil, err
+	}
+	c := r.Config()
+	whole := &repositoryJSON{Type: "repository", ID: c.ID, Repo: path, Created: jsonTime(c.Created)}
+	err = r.List(ctx, "", func(key string, size int64) error {
+		whole.Bytes += size
+		switch kind, _, _ := strings.Cut(key, "/"); kind {
+		case "packs":
+			whole.Packs++
+			whole.PackBytes += size
+		case "wal":
+			whole.WALFiles++
+			whole.WALBytes += size
+		}
+		return nil
+	})
+	return whole, err
+}
+
+// clusterInfo computes one cluster's line from the listing and a bounded number of WAL headers.
+func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverage, all []*snapshot.Manifest) (*clusterJSON, *snapshot.Manifest, error) {
+	k := archiveKey{coverage.Cluster, coverage.System}
+	c := &clusterJSON{
+		Type: "cluster", Cluster: k.cluster, SystemID: k.system.String(), WALFiles: coverage.Files, WALBytes: coverage.Bytes,
+		Windows: []windowJSON{}, Gaps: []gapJSON{},
+	}
+	var own []walarchive.Snapshot
+	var newest *snapshot.Manifest
+	for _, m := range all {
+		if archiveOf(m) != k {
+			continue
+		}
+		newest = m
+		own = append(own, walSnapshot(m))
+		c.Snapshots++
+		c.Added += m.Totals.Added
+		c.Size, c.PGVersion = m.Totals.Size, m.Server.VersionString()
+		if walState(m, coverage) != snapshot.WALComplete {
+			c.Unusable = append(c.Unusable, m.ID)
+		}
+	}
+	windows, err := coverage.Windows(ctx, k.in(r), own)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, w := range windows {
+		c.Windows = append(c.Windows, windowJSON{uint32(w.Timeline), w.FromLSN, jsonTime(w.FromTime), w.ToLSN, jsonTime(w.ToTime)})
+	}
+	for _, tli := range coverage.Timelines() {
+		for _, g := range coverage.Gaps(tli) {
+			c.Gaps = append(c.Gaps, gapJSON{uint32(tli), g.From, g.To, g.Segments(), g.Names(coverage.SegmentSize, 1)[0]})
+		}
+	}
+	return c, newest, nil
+}
+
+func (a *app) showRepository(w *repositoryJSON) error {
+	if a.settings.JSON {
+		return a.out.object(w)
+	}
+	text := fmt.Sprintf("repository %s in %s: %s (%s in %s, %s of WAL)\n", w.ID[:16], w.Repo, showBytes(w.Bytes),
+		showBytes(w.PackBytes), showCount(w.Packs, "pack", "packs"), showBytes(w.WALBytes))
+	if w.Clusters == 0 {
+		text += "no snapshots and no WAL yet" + ofCluster(a.settings.Cluster) + "\n"
+	}
+	return a.out.print("%s", text)
+}
+
+func (a *app) showCluster(c *clusterJSON, newest *snapshot.Manifest) error {
+	if a.settings.JSON {
+		return a.out.object(c)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\ncluster %s, system %s", c.Cluster, c.SystemID)
+	if newest != nil {
+		fmt.Fprintf(&b, ", PostgreSQL %s\n", c.PGVersion)
+		fmt.Fprintf(&b, "  snapshots: %d, the newest of %s; the cluster has %s, all snapshots together added %s\n",
+			c.Snapshots, showTime(newest.Window.StopTime), showBytes(c.Size), showBytes(c.Added))
+	} else {
+		b.WriteString("\n  snapshots: none, so nothing can be recovered from its WAL\n")
+	}
+	if c.WALFiles == 0 {
+		b.WriteString("  WAL: none, so no snapshot can be recovered from this repository alone\n")
+	} else {
+		fmt.Fprintf(&b, "  WAL: %s, %s stored\n", showCount(int64(c.WALFiles), "file", "files"), showBytes(c.WALBytes))
+	}
+	if len(c.Windows) > 0 {
+		b.WriteString("  recoverable to every moment:\n")
+	}
+	for _, w := range c.Windows {
+		fmt.Fprintf(&b, "    timeline %d: %s to %s  (%s to %s)\n", w.Timeline, w.FromLSN, w.ToLSN, showJSONTime(w.FromTime), showJSONTime(w.ToTime))
+	}
+	for _, id := range c.Unusable {
+		fmt.Fprintf(&b, "  not recoverable: snapshot %s lacks WAL\n", id)
+	}
+	for _, g := range c.Gaps {
+		fmt.Fprintf(&b, "  gap: timeline %d, %s to %s, %s from %s on\n", g.Timeline, g.FromLSN, g.ToLSN,
+			showCount(int64(g.Segments), "segment", "segments"), g.First)
+	}
+	return a.out.print("%s", b.String())
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"filippo.io/age"
+	"github.com/spf13/cobra"
+
+	"github.com/pgtrove/pgtrove/internal/durable"
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/storage"
+	storagefs "github.com/pgtrove/pgtrove/storage/fs"
+)
+
+func newInitCommand(a *app) *cobra.Command {
+	passphrase := false
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Make a repository",
+		Long: `Make a repository, and an identity file that opens it: at --key-file, else in the user's configuration
+directory, never over an existing file. With a passphrase (--password-file, PGTROVE_PASSWORD_FILE,
+PGTROVE_PASSWORD or --passphrase) there is no identity file.
+
+Without the identity file or the passphrase nobody can read the backups. Keep a copy elsewhere.`,
+		Args: exactly(),
+	}
+	c.Flags().BoolVar(&passphrase, "passphrase", false, "ask for a passphrase on the terminal")
+	c.RunE = a.run(func(ctx context.Context, _ []string) error { return a.init(ctx, passphrase) })
+	return c
+}
+
+func (a *app) init(ctx context.Context, ask bool) (err error) {
+	path, err := a.repositoryPath()
+	if err != nil {
+		return err
+	}
+	pass, err := a.newPassphrase(ctx, ask)
+	if err != nil {
+		return err
+	}
+	// What was made is taken away again, newest first, when a later step fails.
+	var undo []func()
+	defer func() {
+		if err == nil {
+			return
+		}
+		for i := len(undo) - 1; i >= 0; i-- {
+			undo[i]()
+		}
+	}()
+
+	undo = append(undo, removeNew(path))
+	store, err := storagefs.Create(path)
+	if err != nil {
+		return fmt.Errorf("make repository %s: %w", path, refusal(err))
+	}
+	undo = append(undo, func() { clearRepository(path) })
+
+	keyFile, recipient := "", age.Recipient(nil)
+	if pass != "" {
+		recipient, _, err = keys.Passphrase(string(pass))
+	} else {
+		// The identity is durable before anything depends on it.
+		if keyFile, err = a.newIdentityPath(); err != nil {
+			return err
+		}
+		undo = append(undo, removeNew(filepath.Dir(keyFile)))
+		if recipient, err = makeIdentity(keyFile); err == nil {
+			undo = append(undo, func() { _ = os.Remove(keyFile) })
+		}
+	}
+	if err != nil {
+		return err
+	}
+	r, err := repo.Init(ctx, store, recipient, time.Now())
+	if err != nil {
+		return fmt.Errorf("make repository %s: %w", path, err)
+	}
+	return a.showInit(r.Config(), path, keyFile)
+}
+
+// newPassphrase returns the passphrase for a new repository, "" where there is to be an identity file.
+func (a *app) newPassphrase(ctx context.Context, ask bool) (secret, error) {
+	s := &a.settings
+	if !ask {
+		return a.givenPassphrase()
+	}
+	if s.KeyFile != "" || s.PasswordFile != "" || s.Password != "" {
+		return "", usageError{err: errors.New("--passphrase, and an identity file or passphrase is given as well: give one")}
+	}
+	return a.askNew(ctx)
+}
+
+func (a *app) newIdentityPath() (string, error) {
+	if a.settings.KeyFile != "" {
+		return absolute(a.settings.KeyFile)
+	}
+	p, err := a.env.identityFile()
+	if err != nil {
+		return "", withHint(fmt.Errorf("find a place for the identity file: %w", err), "say where it shall be with --key-file FILE")
+	}
+	return p, nil
+}
+
+func makeIdentity(path string) (age.Recipient, error) {
+	text, recipient, err := keys.GenerateIdentity()
+	if err != nil {
+		return nil, fmt.Errorf("make identity: %w", err)
+	}
+	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make directory for the identity file: %w", err)
+	}
+	err = durable.Create(path, 0o600, text)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, withHint(refused("write identity file: %s exists, and an identity is never overwritten: it may be all that opens another repository", path),
+			"choose another place with --key-file FILE")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("write identity file: %w", err)
+	}
+	return recipient, nil
+}
+
+// refusal gives what the storage says of a place that is taken the repository's name for it.
+func refusal(err error) error {
+	switch {
+	case errors.Is(err, storage.ErrExist):
+		return repo.ErrExists
+	case errors.Is(err, storage.ErrNotEmpty):
+		return repo.ErrNotEmpty
+	}
+	return err
+}
+
+// removeNew returns what removes the directories up to path that are not there yet, as far as they are empty.
+func removeNew(path string) func() {
+	var made []string
+	for p := path; ; p = filepath.Dir(p) {
+		if _, err := os.Lstat(p); err == nil || p == filepath.Dir(p) {
+			break
+		}
+		made = append(made, p)
+	}
+	return func() {
+		for _, p := range made {
+			_ = os.Remove(p)
+		}
+	}
+}
+
+// clearRepository removes what a failed init left: the directory was empty before.
+func clearRepository(path string) {
+	_ = os.Remove(filepath.Join(path, "config"))
+	_ = os.RemoveAll(filepath.Join(path, "keys"))
+}
+
+func (a *app) showInit(c repo.Config, path, keyFile string) error {
+	if a.settings.JSON {
+		return a.out.object(struct {
+			Type    string   `json:"type"`
+			ID      string   `json:"id"`
+			Repo    string   `json:"repo"`
+			KeyFile string   `json:"key_file,omitempty"`
+			Created jsonTime `json:"created"`
+		}{"repository", c.ID, path, keyFile, jsonTime(c.Created)})
+	}
+	text := fmt.Sprintf("repository %s made in %s\n", c.ID[:16], path)
+	if keyFile != "" {
+		text += fmt.Sprintf(`identity file: %s
+Whoever has this file can read the backups. If it is lost, they are lost: nobody can open them without it.
+Make a copy now, on another machine or on paper, for example
+  scp %s safehost:pgtrove-identity.txt
+`, keyFile, shellQuote(keyFile))
+	} else {
+		text += "The passphrase is all that opens it. If it is forgotten, the backups are lost.\n"
+	}
+	if os.Getuid() == 0 {
+		text += "Made by root: archive_command runs as PostgreSQL's account and needs all of this too. Simplest is to make it as that account.\n"
+	}
+	return a.out.print("%s", text)
+}

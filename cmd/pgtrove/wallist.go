@@ -1,0 +1,138 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/snapshot"
+	"github.com/pgtrove/pgtrove/walarchive"
+)
+
+func newWALListCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the archived WAL in rows without gaps",
+		Args:  exactly(),
+		RunE:  a.run(func(ctx context.Context, _ []string) error { return a.walList(ctx) }),
+	}
+}
+
+type walSpanJSON struct {
+	Type     string `json:"type"`
+	Cluster  string `json:"cluster"`
+	SystemID string `json:"system_id"`
+	Timeline uint32 `json:"timeline"`
+	First    string `json:"first"`
+	Last     string `json:"last"`
+	Segments uint64 `json:"segments"`
+	FromLSN  pg.LSN `json:"from_lsn"`
+	ToLSN    pg.LSN `json:"to_lsn"` // where the segment after the last begins
+}
+
+func (a *app) walList(ctx context.Context) error {
+	r, err := a.openRepository(ctx)
+	if err != nil {
+		return err
+	}
+	archives, err := findArchives(ctx, r, a.settings.Cluster, nil)
+	if err != nil {
+		return err
+	}
+	t := newTable("CLUSTER", "SYSTEM ID", ">TL", "FIRST", "LAST", ">SEGMENTS", "FROM LSN", "TO LSN")
+	for _, c := range archives {
+		for _, tli := range c.Timelines() {
+			for _, s := range c.Spans(tli) {
+				from := pg.Segment{Timeline: tli, Number: s.First}
+				to := pg.Segment{Timeline: tli, Number: s.Last}
+				row := walSpanJSON{
+					Type: "wal", Cluster: c.Cluster, SystemID: c.System.String(), Timeline: uint32(tli),
+					First: from.Name(c.SegmentSize), Last: to.Name(c.SegmentSize), Segments: s.Segments(),
+					FromLSN: from.Start(c.SegmentSize), ToLSN: to.End(c.SegmentSize),
+				}
+				if a.settings.JSON {
+					if err := a.out.object(row); err != nil {
+						return err
+					}
+					continue
+				}
+				t.add(row.Cluster, row.SystemID, fmt.Sprint(row.Timeline), row.First, row.Last, fmt.Sprint(row.Segments), row.FromLSN.String(), row.ToLSN.String())
+			}
+		}
+	}
+	switch {
+	case a.settings.JSON:
+		return nil
+	case len(t.rows) == 0:
+		a.out.info("no WAL segments yet%s", ofCluster(a.settings.Cluster))
+		return nil
+	}
+	return a.out.print("%s", t)
+}
+
+// findArchives scans the WAL of one cluster, or of all where cluster is "", of every system in it. Systems that have
+// snapshots and no WAL are part of it. The order is that of cluster and system.
+func findArchives(ctx context.Context, r *repo.Repo, cluster string, snapshots []*snapshot.Manifest) ([]*walarchive.Coverage, error) {
+	sizes, err := segmentSizes(ctx, r, cluster, snapshots)
+	if err != nil {
+		return nil, err
+	}
+	var all []*walarchive.Coverage
+	for k, size := range sizes {
+		c, err := k.in(r).Scan(ctx, size)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b *walarchive.Coverage) int {
+		return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.System, b.System))
+	})
+	return all, nil
+}
+
+// segmentSizes says which clusters have WAL or snapshots, and how long their segments are.
+func segmentSizes(ctx context.Context, r *repo.Repo, cluster string, snapshots []*snapshot.Manifest) (map[archiveKey]pg.SegmentSize, error) {
+	sizes := map[archiveKey]pg.SegmentSize{}
+	for _, m := range snapshots {
+		sizes[archiveOf(m)] = m.Server.WALSegmentSize
+	}
+	prefix := walarchive.Prefix
+	if cluster != "" {
+		prefix += cluster + "/"
+	}
+	unknown := map[archiveKey][]string{} // files whose header may tell
+	err := r.List(ctx, prefix, func(key string, _ int64) error {
+		cluster, system, n, err := walarchive.ParseKey(key)
+		if err != nil {
+			return nil // no WAL file: verify reports it
+		}
+		k := archiveKey{cluster, system}
+		if sizes[k] == 0 && n.Kind != walarchive.History && len(unknown[k]) < 8 {
+			unknown[k] = append(unknown[k], n.File)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for k, files := range unknown {
+		sizes[k] = pg.DefaultSegmentSize // where only history files are left it means nothing
+		for _, f := range files {
+			h, err := k.in(r).Header(ctx, f)
+			if err != nil {
+				return nil, err
+			}
+			if h.SegmentSize.Valid() {
+				sizes[k] = h.SegmentSize
+				break
+			}
+		}
+	}
+	return sizes, nil
+}
