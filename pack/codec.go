@@ -26,6 +26,10 @@ var ErrEncoding = errors.New("cannot decode chunk")
 // copy in whole words.
 const decodeSlack = 16
 
+// encoderWindow is how far back, in bytes, the encoder looks; a compressor of
+// larger chunks than 128 KiB keeps that much memory.
+const encoderWindow = 4 << 20
+
 // Compressor compresses chunks. Not safe for concurrent use: each worker has
 // its own. Calls do not allocate once its buffers have grown.
 type Compressor struct {
@@ -57,7 +61,11 @@ func NewCompressor(l Level) (*Compressor, error) {
 }
 
 func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
+	// The window comes before the level: in the other order the fastest level
+	// cuts its blocks down to 64 KiB. With blocks of 128 KiB an ordinary run of
+	// pages is one block, which needs no history buffer and is 5-15 % faster.
 	enc, err := zstd.NewWriter(nil,
+		zstd.WithWindowSize(encoderWindow),
 		zstd.WithEncoderLevel(level),
 		zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), // the sealing authenticates
@@ -69,7 +77,10 @@ func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
 }
 
 // Compress appends the encoded form of plain to dst and says which it is. It
-// is Raw, and exactly plain, where compression does not help. Otherwise it
+// is Raw, and exactly plain, where compression does not help. (There is no
+// probe of our own before it: the encoder gives up on random bytes at 14 GB/s
+// by itself, and on what is in between, such as float8 columns, a probe could
+// only lose space.) Otherwise it
 // has been decompressed again and compared with plain before Compress
 // returns: if they differ, or the encoder panics, the chunk is stored raw
 // and Faults counts it. So the result always decodes to plain. It fails only
@@ -82,9 +93,6 @@ func (c *Compressor) Compress(dst, plain []byte) (out []byte, enc Encoding, err 
 		return nil, Raw, fmt.Errorf("compress chunk: %w: %d bytes, want 1 to %d", ErrTooLarge, len(plain), MaxPlain)
 	}
 	start := len(dst)
-	if incompressible(plain) {
-		return append(dst, plain...), Raw, nil
-	}
 	out, ok := c.encode(dst, plain)
 	if !ok {
 		c.faults++
