@@ -1,0 +1,154 @@
+// Package runbooks executes docs/runbooks: every block of shell on each page, in order, as the server's user, after a
+// disaster that the test has made.
+package runbooks
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/pgtrove/pgtrove/test/pgtest"
+)
+
+// steps returns the blocks of shell of a page.
+func steps(t *testing.T, page string) []string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("../../docs/runbooks", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, m := range regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$").FindAllStringSubmatch(string(b), -1) {
+		out = append(out, m[1])
+	}
+	if len(out) == 0 {
+		t.Fatalf("%s has no steps", page)
+	}
+	return out
+}
+
+// follow runs all steps of a page in one shell, as a person would type them, and returns what was printed.
+func follow(t *testing.T, s *pgtest.Server, page string, variables ...string) string {
+	t.Helper()
+	script := "set -eu\n" + strings.Join(steps(t, page), "\n")
+	cmd := s.Command("bash", "-c", script)
+	cmd.Env = append(cmd.Env, "PATH="+filepath.Dir(pgtest.Binary(t))+":"+s.Bin+":/usr/lib/postgresql/15/bin:"+os.Getenv("PATH"))
+	cmd.Env = append(cmd.Env, variables...)
+	r := pgtest.Run(t, cmd)
+	if r.Code != 0 {
+		t.Fatalf("%s: exit %d\n%s%s", page, r.Code, r.Stdout, r.Stderr)
+	}
+	return r.Stdout + r.Stderr
+}
+
+// protected is a running server with a repository that it archives to.
+func protected(t *testing.T) (s *pgtest.Server, dir string) {
+	t.Helper()
+	dir = pgtest.TempDir(t)
+	s = pgtest.New(t, "15", pgtest.Options{Conf: map[string]string{
+		"archive_mode": "on", "archive_command": pgtest.Binary(t) + " wal push %p"}})
+	s.ExtraEnv = []string{"PGTROVE_REPO=" + filepath.Join(dir, "repo"), "PGTROVE_KEY_FILE=" + filepath.Join(dir, "key")}
+	pgtest.MustRun(t, s.Command("pgtrove", "init"))
+	s.Start(t)
+	s.Exec(t, "CREATE TABLE orders AS SELECT generate_series(1, 1000) AS id")
+	pgtest.MustRun(t, s.Command("pgtrove", "backup", "--checkpoint", "fast"))
+	return s, dir
+}
+
+func same(t *testing.T, s *pgtest.Server, sql, want string) {
+	t.Helper()
+	if got := s.Query(t, sql); got != want {
+		t.Errorf("%s: got %s, want %s", sql, got, want)
+	}
+}
+
+func TestEveryPageIsExecuted(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/runbooks/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, p := range pages {
+		names = append(names, filepath.Base(p))
+	}
+	want := []string{"README.md", "archiving-fails.md", "damaged-repository.md", "dropped-table.md", "lost-server.md"}
+	if !slices.Equal(names, want) {
+		t.Errorf("pages %v, tests for %v", names, want)
+	}
+}
+
+func TestADroppedTableComesBack(t *testing.T) {
+	s, dir := protected(t)
+	s.Exec(t, "INSERT INTO orders SELECT generate_series(1001, 1200)")
+	s.Exec(t, "SELECT pg_sleep(0.05)")
+	moment := s.Query(t, "SELECT clock_timestamp()")
+	s.Exec(t, "SELECT pg_sleep(0.05)")
+	s.Exec(t, "DROP TABLE orders")
+	s.Exec(t, "CREATE TABLE meanwhile AS SELECT 1 AS n")
+	side := pgtest.New(t, "15", pgtest.Options{}) // lends its free port
+	follow(t, s, "dropped-table.md", "MOMENT="+moment, "SIDE="+filepath.Join(dir, "side"), "SIDE_PORT="+strconv.Itoa(side.Port), "TABLE=orders")
+	same(t, s, "SELECT count(*), sum(id) FROM orders", "1200|720600")
+	same(t, s, "SELECT count(*) FROM meanwhile", "1")
+}
+
+func TestALostServerIsBackOnAnotherHost(t *testing.T) {
+	s, dir := protected(t)
+	s.Exec(t, "INSERT INTO orders SELECT generate_series(1001, 1100)")
+	s.WaitArchived(t, s.SwitchWAL(t))
+	s.Stop(t, pgtest.Immediate)
+	if err := os.RemoveAll(s.Dir); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(dir, "new")
+	said := follow(t, s, "lost-server.md", "DATA="+data, "PGHOST="+s.SocketDir, "PGOPTIONS=")
+	if !strings.Contains(said, "00000002") {
+		t.Errorf("the new timeline is not shown:\n%s", said)
+	}
+	t.Cleanup(func() { _ = s.Command("pg_ctl", "-D", data, "-m", "immediate", "stop").Run() })
+	same(t, s, "SELECT count(*) FROM orders", "1100")
+}
+
+func TestAnArchiverThatFailedCatchesUp(t *testing.T) {
+	s, dir := protected(t)
+	repo := filepath.Join(dir, "repo")
+	if err := os.Rename(repo, repo+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s.Exec(t, "INSERT INTO orders SELECT generate_series(1001, 1100)")
+	s.SwitchWAL(t)
+	s.WaitQuery(t, "SELECT failed_count > 0 FROM pg_stat_archiver", "t", 1e11)
+	if err := os.Rename(repo+".away", repo); err != nil {
+		t.Fatal(err)
+	}
+	follow(t, s, "archiving-fails.md", "DATA="+s.Dir)
+	same(t, s, "SELECT last_archived_wal >= last_failed_wal FROM pg_stat_archiver", "t")
+	pgtest.MustRun(t, s.Command("pgtrove", "verify", "--read-data"))
+}
+
+func TestADamagedRepositoryIsReplaced(t *testing.T) {
+	s, dir := protected(t)
+	packs, err := filepath.Glob(filepath.Join(dir, "repo", "packs", "*", "*"))
+	if err != nil || len(packs) == 0 {
+		t.Fatalf("no packs: %v", err)
+	}
+	if err := os.Truncate(packs[0], 5000); err != nil {
+		t.Fatal(err)
+	}
+	fresh := []string{"NEW_REPOSITORY=" + filepath.Join(dir, "repo2"), "NEW_KEY=" + filepath.Join(dir, "key2")}
+	said := follow(t, s, "damaged-repository.md", fresh...)
+	if !strings.Contains(said, filepath.Base(packs[0])) {
+		t.Errorf("the damaged object is not named:\n%s", said)
+	}
+	to := filepath.Join(dir, "restored")
+	cmd := s.Command("pgtrove", "restore", "--to", to, "--repo", filepath.Join(dir, "repo2"), "--key-file", filepath.Join(dir, "key2"))
+	pgtest.MustRun(t, cmd)
+	restored := pgtest.Adopt(t, "15", to)
+	restored.Args = append(restored.Args, "-c", "archive_mode=off")
+	restored.Start(t)
+	restored.WaitPromoted(t)
+	same(t, restored, "SELECT count(*) FROM orders", "1000")
+}
