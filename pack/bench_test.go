@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/pgtrove/pgtrove/chunk"
 )
 
 const benchChunk = 128 << 10
 
-// page writes a heap page header and line pointers for tuples of the given
-// size, and lets fill write each tuple's data behind a tuple header.
+// heapPages makes n bytes of heap pages: header and line pointers for tuples
+// of the given size, and lets fill write each tuple's data behind its header.
 func heapPages(n, tuple int, fill func(row int, data []byte)) []byte {
 	const pageSize, headerSize, tupleHeader = 8192, 24, 24
 	out := make([]byte, n)
@@ -87,43 +89,39 @@ func randomBytes(n int) []byte {
 	return b
 }
 
+// benchData are the three kinds of pages that a cluster is made of, and what
+// cannot be compressed at all.
+var benchData = []struct {
+	name string
+	make func(int) []byte
+}{{"pgbench", pgbenchPages}, {"text", textPages}, {"float8", floatPages}, {"random", randomBytes}}
+
+// BenchmarkCompress includes decompressing and comparing.
 func BenchmarkCompress(b *testing.B) {
-	for _, data := range []struct {
-		name string
-		make func(int) []byte
-	}{{"pgbench", pgbenchPages}, {"text", textPages}, {"float8", floatPages}, {"random", randomBytes}} {
-		plain := data.make(benchChunk)
-		for _, l := range []Level{Fastest, Default, Better} {
+	for _, data := range benchData {
+		for _, l := range []Level{Fastest, Default} {
 			b.Run(fmt.Sprintf("%s/level%d", data.name, l), func(b *testing.B) {
-				c, err := NewCompressor(l)
-				if err != nil {
-					b.Fatal(err)
-				}
+				plain, c := data.make(benchChunk), newCompressor(b, l)
 				out := make([]byte, 0, len(plain)+1024)
 				b.SetBytes(int64(len(plain)))
 				b.ReportAllocs()
 				for b.Loop() {
+					var err error
 					if out, _, err = c.Compress(out[:0], plain); err != nil {
 						b.Fatal(err)
 					}
 				}
-				b.ReportMetric(float64(len(out))/float64(len(plain)), "ratio")
+				b.ReportMetric(100*float64(len(out))/float64(len(plain)), "%size")
 			})
 		}
 	}
 }
 
-func BenchmarkEncodeOnly(b *testing.B) {
-	for _, data := range []struct {
-		name string
-		make func(int) []byte
-	}{{"pgbench", pgbenchPages}, {"text", textPages}, {"float8", floatPages}, {"random", randomBytes}} {
-		plain := data.make(benchChunk)
+// BenchmarkEncode is Compress without decompressing and comparing.
+func BenchmarkEncode(b *testing.B) {
+	for _, data := range benchData {
 		b.Run(data.name, func(b *testing.B) {
-			c, err := NewCompressor(Fastest)
-			if err != nil {
-				b.Fatal(err)
-			}
+			plain, c := data.make(benchChunk), newCompressor(b, Fastest)
 			out := make([]byte, 0, len(plain)+1024)
 			b.SetBytes(int64(len(plain)))
 			b.ReportAllocs()
@@ -135,21 +133,14 @@ func BenchmarkEncodeOnly(b *testing.B) {
 }
 
 func BenchmarkDecompress(b *testing.B) {
-	for _, data := range []struct {
-		name string
-		make func(int) []byte
-	}{{"pgbench", pgbenchPages}, {"text", textPages}, {"float8", floatPages}, {"random", randomBytes}} {
-		plain := data.make(benchChunk)
+	for _, data := range benchData {
 		b.Run(data.name, func(b *testing.B) {
-			c, err := NewCompressor(Fastest)
-			if err != nil {
-				b.Fatal(err)
-			}
+			plain, c := data.make(benchChunk), newCompressor(b, Fastest)
 			src, enc, err := c.Compress(nil, plain)
 			if err != nil {
 				b.Fatal(err)
 			}
-			var out []byte
+			out := make([]byte, 0, len(plain)+decodeSlack)
 			b.SetBytes(int64(len(plain)))
 			b.ReportAllocs()
 			for b.Loop() {
@@ -158,5 +149,49 @@ func BenchmarkDecompress(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkBuilder fills and finishes packs of 32 MiB from incompressible
+// chunks: a copy and a SHA-256 of each byte.
+func BenchmarkBuilder(b *testing.B) {
+	sealed, digests := randomBytes(benchChunk+16), make([]chunk.Digest, benchChunk/8192)
+	builder := NewBuilder(Data, testSealer{1}, testAAD)
+	b.SetBytes(TargetSize)
+	b.ReportAllocs()
+	for b.Loop() {
+		builder.Reset(Data, testAAD)
+		if _, err := builder.AddSession(Session{SID: "s", Encapsulation: make([]byte, 1129)}); err != nil {
+			b.Fatal(err)
+		}
+		for i := 0; builder.Size() < TargetSize; i++ {
+			e := Entry{ID: chunk.ID{byte(i), byte(i >> 8)}, Form: 13, Plain: benchChunk, Nonce: uint64(i)}
+			if err := builder.Add(e, sealed, digests); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if _, _, _, err := builder.Finish(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkParseDirectory(b *testing.B) {
+	d := validDirectory(b, Data)
+	for len(d.Entries) < 2000 {
+		e := d.Entries[1]
+		e.ID, e.Offset = chunk.ID{byte(len(d.Entries)), byte(len(d.Entries) >> 8)}, uint32(d.End())
+		d.Entries = append(d.Entries, e)
+	}
+	plain, err := d.Marshal(nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(plain)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := ParseDirectory(plain); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -30,11 +30,16 @@ const decodeSlack = 16
 // larger chunks than 128 KiB keeps that much memory.
 const encoderWindow = 4 << 20
 
+// encoder is what a Compressor needs of zstd.Encoder.
+type encoder interface {
+	EncodeAll(src, dst []byte) []byte
+}
+
 // Compressor compresses chunks. Not safe for concurrent use: each worker has
 // its own. Calls do not allocate once its buffers have grown.
 type Compressor struct {
 	level  zstd.EncoderLevel
-	enc    *zstd.Encoder
+	enc    encoder
 	dec    *Decompressor
 	check  []byte
 	faults uint64
@@ -77,14 +82,15 @@ func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
 }
 
 // Compress appends the encoded form of plain to dst and says which it is. It
-// is Raw, and exactly plain, where compression does not help. (There is no
-// probe of our own before it: the encoder gives up on random bytes at 14 GB/s
-// by itself, and on what is in between, such as float8 columns, a probe could
-// only lose space.) Otherwise it
+// is Raw, and exactly plain, where compression does not help. Otherwise it
 // has been decompressed again and compared with plain before Compress
 // returns: if they differ, or the encoder panics, the chunk is stored raw
 // and Faults counts it. So the result always decodes to plain. It fails only
 // for a chunk that is empty or larger than MaxPlain (ErrTooLarge).
+//
+// There is no probe of our own for incompressible chunks: the encoder gives
+// up on random bytes at more than 10 GB/s by itself, and on what is in
+// between, such as float8 columns, a probe could only lose space.
 //
 // dst must not overlap plain. With len(plain)+1024 bytes of room it does not
 // move.
@@ -94,7 +100,7 @@ func (c *Compressor) Compress(dst, plain []byte) (out []byte, enc Encoding, err 
 	}
 	start := len(dst)
 	out, ok := c.encode(dst, plain)
-	if !ok {
+	if !ok || len(out) < start {
 		c.faults++
 		return append(dst[:start], plain...), Raw, nil
 	}
