@@ -81,6 +81,7 @@ the environment over the file.`,
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		newInitCommand(a),
+		newBackupCommand(a),
 		newSnapshotsCommand(a),
 		newWALCommand(a),
 		newInfoCommand(a),
@@ -91,7 +92,7 @@ func (a *app) commands() []*cobra.Command {
 func newWALCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "wal", Short: "Archive and fetch write-ahead log"}
 	group(c)
-	c.AddCommand(newWALFetchCommand(a), newWALListCommand(a))
+	c.AddCommand(newWALPushCommand(a), newWALFetchCommand(a), newWALListCommand(a))
 	return c
 }
 

@@ -1,20 +1,24 @@
 package main
 
 import (
+	"errors"
 	"io/fs"
+	"strings"
 
 	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/pgsource"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/snapshot"
 	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/walarchive"
+	"github.com/pgtrove/pgtrove/walsource"
 )
 
 // exitRules is the one table of errors, exit codes and hints. docs/exit-codes.md is generated from it
 // (go test ./cmd/pgtrove -run ExitCodesPage -update).
 func exitRules() []exitRule {
 	var rules []exitRule
-	for _, part := range [][]exitRule{commandRules(), repositoryRules(), clusterRules(), storageRules()} {
+	for _, part := range [][]exitRule{commandRules(), sourceRules(), repositoryRules(), clusterRules(), storageRules()} {
 		rules = append(rules, part...)
 	}
 	return append(rules, exitRule{name: "any other", code: codeOther, meaning: "not classified"})
@@ -91,11 +95,93 @@ func clusterRules() []exitRule {
 		{name: "`snapshot.ErrAmbiguous`", is: snapshot.ErrAmbiguous, code: codeUsage,
 			meaning: "the abbreviation fits several snapshots",
 			hint:    "give more of the ID"},
+		{name: "absent path", is: errNoWALFile, code: codeAbsent,
+			meaning: "wal push was given a path at which there is nothing"},
+		{name: "no data directory", is: errNoDataDirectory, code: codeUsage,
+			meaning: "it cannot be found out which cluster a WAL file belongs to",
+			hint:    "run it in the data directory, as PostgreSQL does, or give --pgdata"},
 		{name: "`walarchive.ErrDamaged`", is: walarchive.ErrDamaged, code: codeDamaged,
 			meaning: "a WAL file in the repository is not what was pushed"},
 		{name: "`walarchive.ErrInvalid`", is: walarchive.ErrInvalid, code: codeRefused,
 			meaning: "not a WAL file that PostgreSQL archives, or one that is cut short"},
+		{name: "`walsource.ErrEmpty`", is: walsource.ErrEmpty, code: codeRefused,
+			meaning: "a WAL file is empty or was never written"},
+		{name: "`walsource.ErrTruncated`", is: walsource.ErrTruncated, code: codeRefused,
+			meaning: "a WAL segment is shorter than it must be"},
+		{name: "`walsource.ErrForeign`", is: walsource.ErrForeign, code: codeRefused,
+			meaning: "a WAL segment belongs to another cluster",
+			hint:    "each server archives its own WAL: is archive_command, or --pgdata, that of this cluster?"},
+		{name: "`walsource.ErrMisnamed`", is: walsource.ErrMisnamed, code: codeRefused,
+			meaning: "a WAL segment is not the one that its name says"},
+		{name: "`walsource.ErrVersion`", is: walsource.ErrVersion, code: codeRefused,
+			meaning: "WAL of a PostgreSQL that this program does not know",
+			hint:    "update pgtrove on this machine"},
+		{name: "`walsource.ErrNotWAL`", is: walsource.ErrNotWAL, code: codeRefused,
+			meaning: "a file with the name of WAL holds something else"},
+		{name: "`walsource.ErrUnfinished`", is: walsource.ErrUnfinished, code: codeRefused,
+			meaning: "the server is still writing this WAL segment",
+			hint:    "leave the pushing to archive_command"},
 	}
+}
+
+// sourceRules are what can be wrong with a server and its data directory.
+func sourceRules() []exitRule {
+	return []exitRule{
+		{name: "`pgsource.ErrSettings`", is: pgsource.ErrSettings, code: codeUsage,
+			meaning: "the connection string or the libpq environment is wrong",
+			hint:    "check --dsn, PGHOST, PGPORT, PGUSER and PGDATABASE"},
+		{name: "`pgsource.ErrRejected`", is: pgsource.ErrRejected, code: codeLocked,
+			meaning: "the server does not let the role in",
+			hint:    "check PGUSER (or --dsn), the password in ~/.pgpass, and the server's pg_hba.conf"},
+		{name: "`pgsource.ErrUnreachable`", is: pgsource.ErrUnreachable, code: codeUnreachable,
+			meaning: "no server answers",
+			hint:    "is the server running? --dsn, or PGHOST and PGPORT, say where; `psql` with the same settings should connect"},
+		{name: "`pgsource.ErrPromoted`", is: pgsource.ErrPromoted, code: codeOther,
+			meaning: "the standby was promoted during the backup, which voids it",
+			hint:    "run the backup again; what it uploaded is used again"},
+		{name: "`pgsource.ErrConnectionLost`", is: pgsource.ErrConnectionLost, code: codeUnreachable,
+			meaning: "the connection to the server broke, which voids a backup",
+			hint:    "run the backup again; what it uploaded is used again"},
+		{name: "`pgsource.PrivilegeError`", as: isA[*pgsource.PrivilegeError], code: codeRefused,
+			meaning: "the role lacks privileges", hintOf: grantHint},
+		{name: "`pgsource.VersionError`", as: isA[*pgsource.VersionError], code: codeRefused,
+			meaning: "the server's version is not supported"},
+		{name: "`pgsource.ErrNotDataDir`", is: pgsource.ErrNotDataDir, code: codeRefused,
+			meaning: "the directory is not a data directory",
+			hint:    "give the server's data directory with --pgdata, or leave it to the server to say"},
+		{name: "`pgsource.ErrForeign`", is: pgsource.ErrForeign, code: codeRefused,
+			meaning: "the data directory is not that of the server connected to",
+			hint:    "make --pgdata (PGDATA) and the connection (--dsn, PGHOST, PGPORT) name the same server; backup runs on the server's host"},
+		{name: "data directory not found", as: isAbsentDataDir, code: codeRefused,
+			meaning: "the data directory is not on this host",
+			hint:    "backup runs on the server's host; where the directory is mounted elsewhere, say so with --pgdata"},
+		{name: "data directory not readable", as: isClosedDataDir, code: codeLocked,
+			meaning: "this account may not read the data directory",
+			hint:    "run it as the server's account, usually postgres"},
+		{name: "`pgsource.ErrWALLevel`", is: pgsource.ErrWALLevel, code: codeRefused,
+			meaning: "wal_level is minimal",
+			hint:    "set wal_level = replica in postgresql.conf and restart the server"},
+		{name: "`pgsource.ErrFullPageWrites`", is: pgsource.ErrFullPageWrites, code: codeRefused,
+			meaning: "the standby has replayed WAL written with full_page_writes off",
+			hint:    "set full_page_writes = on at the primary, run CHECKPOINT there, and try again; or back up the primary"},
+	}
+}
+
+func isAbsentDataDir(err error) bool {
+	return isA[*pgsource.DataDirError](err) && errors.Is(err, fs.ErrNotExist)
+}
+
+func isClosedDataDir(err error) bool {
+	return isA[*pgsource.DataDirError](err) && errors.Is(err, fs.ErrPermission)
+}
+
+// grantHint gives the statements as a command.
+func grantHint(err error) string {
+	var p *pgsource.PrivilegeError
+	if !errors.As(err, &p) {
+		return "a superuser grants them with the statements that the message lists"
+	}
+	return "as a superuser: " + commandLine("psql", "-d", p.Database, "-c", strings.Join(p.Missing, " "))
 }
 
 // storageRules come last: they are the causes below everything else.

@@ -73,12 +73,15 @@ func (a *app) passphraseIdentity(pass secret) ([]age.Identity, error) {
 
 func readIdentities(path string) ([]age.Identity, error) {
 	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errNoKey, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read identity file: %w", err)
 	}
 	ids, err := keys.ParseIdentityFile(text)
 	if err != nil {
-		return nil, fmt.Errorf("read identity file %s: %w", path, err)
+		return nil, fmt.Errorf("%w (%s)", err, path)
 	}
 	return ids, nil
 }

@@ -158,6 +158,20 @@ func (k archiveKey) in(r *repo.Repo) walarchive.Archive {
 	return walarchive.Archive{Objects: walObjects{r}, Cluster: k.cluster, System: k.system}
 }
 
+// walPrefix is what the keys of a system's WAL begin with; of all systems of the cluster where system is "".
+func walPrefix(cluster, system string) string {
+	p := walarchive.Prefix + cluster + "/"
+	if system != "" {
+		p += system + "/"
+	}
+	return p
+}
+
+func parseWALKey(key string) (archiveKey, error) {
+	cluster, system, _, err := walarchive.ParseKey(key)
+	return archiveKey{cluster, system}, err
+}
+
 // walSnapshot is what walarchive needs to know of a snapshot.
 func walSnapshot(m *snapshot.Manifest) walarchive.Snapshot {
 	w := m.Window

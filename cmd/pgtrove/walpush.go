@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/walarchive"
+	"github.com/pgtrove/pgtrove/walsource"
+)
+
+func newWALPushCommand(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "push PATH",
+		Short: "Archive a WAL file: archive_command = 'pgtrove wal push %p'",
+		Long: `Store the WAL file at PATH in the repository. PostgreSQL runs it:
+
+  archive_command = 'pgtrove wal push %p'
+
+Exit code 0 means that the file is durable in the repository. Pushing the same file again succeeds; a file of the same
+name with other content is refused, and what is stored stays. A segment is checked before: it must be complete, of this
+cluster, and what its name says.
+
+The cluster is recognised by global/pg_control in the working directory, where PostgreSQL runs the command.`,
+		Args: exactly("PATH"),
+	}
+	c.RunE = a.run(func(ctx context.Context, args []string) error { return a.walPush(ctx, args[0]) })
+	return c
+}
+
+// errNoWALFile says that wal push was given a path at which there is nothing.
+var errNoWALFile = errors.New("no such file")
+
+func (a *app) walPush(ctx context.Context, path string) error {
+	name := filepath.Base(path)
+	kind, err := pg.ClassifyWALFile(name)
+	if err != nil {
+		return usageError{err: fmt.Errorf("archive %s: not the name of a WAL file", name), command: "pgtrove wal push"}
+	}
+	content, err := readWALFile(path)
+	if err != nil {
+		return fmt.Errorf("archive %s: %w", name, err)
+	}
+	control, err := a.controlOf(path)
+	ofSegment := kind == pg.KindSegment || kind == pg.KindPartial
+	if err != nil && !(ofSegment && errors.Is(err, errNoDataDirectory)) { // a segment says itself whose it is
+		return fmt.Errorf("archive %s: %w", name, err)
+	}
+	var expect walsource.Expect
+	if control != nil {
+		expect = walsource.ExpectControl(control)
+	}
+	if !ofSegment {
+		archive, err := a.openArchive(ctx, expect.SystemID)
+		if err != nil {
+			return fmt.Errorf("archive %s: %w", name, err)
+		}
+		return a.push(ctx, archive, name, content, walarchive.Facts{})
+	}
+	facts, system, err := a.judgeSegment(name, content, expect)
+	if err != nil {
+		return err
+	}
+	archive, err := a.openArchive(ctx, system)
+	if err != nil {
+		return fmt.Errorf("archive %s: %w", name, err)
+	}
+	return a.push(ctx, archive, name, content, facts)
+}
+
+func readWALFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, classified{err, errNoWALFile}
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, refused("%s is no regular file", path)
+	case info.Size() > int64(pg.MaxSegmentSize):
+		return nil, refused("%s has %d bytes, a WAL segment has at most %d", path, info.Size(), uint32(pg.MaxSegmentSize))
+	}
+	return os.ReadFile(path)
+}
+
+// judgeSegment makes sure that a segment is what it should be, and reads what recovery wants to know of it beforehand.
+// WAL whose records are damaged is stored all the same, with a warning: it does not get better by being refused, and an
+// archiver that stops fills the server's disk.
+func (a *app) judgeSegment(name string, content []byte, expect walsource.Expect) (walarchive.Facts, pg.SystemID, error) {
+	info, err := walsource.Validate(name, content, expect)
+	switch {
+	case errors.Is(err, walsource.ErrBroken) && info != nil:
+		a.out.warn("%v; it is archived as it is, but recovery cannot go past it: take a new backup", err)
+	case err != nil:
+		return walarchive.Facts{}, 0, fmt.Errorf("archive %w", err)
+	}
+	facts := walarchive.Facts{
+		SegmentSize: info.SegmentSize, Major: info.Major,
+		FirstCommit: info.FirstCommit, LastCommit: info.LastCommit, MinXID: info.MinXID, MaxXID: info.MaxXID,
+		End: info.EndOfData,
+	}
+	for _, p := range info.RestorePoints {
+		facts.RestorePoints = append(facts.RestorePoints, walarchive.RestorePoint(p))
+	}
+	return facts, info.SystemID, nil
+}
+
+func (a *app) push(ctx context.Context, archive walarchive.Archive, name string, content []byte, facts walarchive.Facts) error {
+	same, err := archive.Push(ctx, name, content, facts)
+	if err != nil {
+		return err
+	}
+	if same {
+		a.out.detail("%s was archived before, with the same content", name)
+	} else {
+		a.out.detail("archived %s, %s", name, showBytes(int64(len(content))))
+	}
+	return nil
+}
