@@ -17,6 +17,7 @@ func (a Archive) Push(ctx context.Context, file string, content []byte, f Facts)
 	if err != nil {
 		return false, err
 	}
+	f.trim()
 	h := Header{Kind: n.Kind, Cluster: a.Cluster, System: a.System, Timeline: n.Timeline, Name: file, Facts: f}
 	switch n.Kind {
 	case Segment, Partial:
@@ -42,6 +43,21 @@ func (a Archive) Push(ctx context.Context, file string, content []byte, f Facts)
 		return false, fmt.Errorf("archive %s: %w", file, err)
 	}
 	return same, nil
+}
+
+// trim drops restore points that a header has no room for: what a server archives must not fail for their sake. One
+// without a name is no target for anybody.
+func (f *Facts) trim() {
+	var kept []RestorePoint
+	for _, p := range f.RestorePoints {
+		if p.Name != "" && len(p.Name) <= maxPointName {
+			kept = append(kept, p)
+		}
+	}
+	if len(kept) > maxRestorePoints {
+		kept, f.Unsure = kept[len(kept)-maxRestorePoints:], true
+	}
+	f.RestorePoints = kept
 }
 
 // Fetch returns exactly what was pushed under the name, with one Get and no listing: PostgreSQL probes for timelines

@@ -132,6 +132,24 @@ func TestPushRefusesWhatCannotBeTheFile(t *testing.T) {
 	}
 }
 
+func TestRestorePointsWithoutRoomDoNotKeepASegmentOut(t *testing.T) {
+	a, _ := newArchive()
+	f := segmentFacts(1, 1)
+	f.RestorePoints = append(f.RestorePoints, RestorePoint{LSN: 1}, RestorePoint{Name: strings.Repeat("x", 64)})
+	for range maxRestorePoints {
+		f.RestorePoints = append(f.RestorePoints, RestorePoint{Name: "often", LSN: at(1, 100)})
+	}
+	f.RestorePoints = append(f.RestorePoints, RestorePoint{Name: "last", LSN: at(1, 200)})
+	push(t, a, segmentName(1, 1), content(1), f)
+	h, err := a.Header(t.Context(), segmentName(1, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(h.RestorePoints); n != maxRestorePoints || h.RestorePoints[n-1].Name != "last" || !h.Unsure {
+		t.Errorf("%d restore points, unsure %v", n, h.Unsure)
+	}
+}
+
 func TestKeysReadBack(t *testing.T) {
 	a, _ := newArchive()
 	for file, want := range map[string]string{

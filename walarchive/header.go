@@ -44,9 +44,38 @@ type Facts struct {
 	MinXID        uint32         `json:"min_xid"`
 	MaxXID        uint32         `json:"max_xid"`
 	RestorePoints []RestorePoint `json:"restore_points,omitempty"` // in order of LSN
-	// End is where the last record that ends in the file does; what follows is filling, or the beginning of a record
-	// that goes on in the next file. 0: none ends here.
+	// End is the position behind the last record that is whole in the file; the segment's end where a record runs into
+	// the next one. What follows is padding. 0: no record was read.
 	End pg.LSN `json:"end_lsn"`
+	// Broken says that the chain of records ends at End though the segment goes on: replay comes no further.
+	Broken bool `json:"broken,omitempty"`
+	// Unsure says that some record could not be read, such as one that began in a segment that was not at hand: times,
+	// transactions and restore points may be missing above.
+	Unsure bool `json:"unsure,omitempty"`
+	// FullPageWritesOff says that full_page_writes was off at some time: no backup of a standby holds across it.
+	FullPageWritesOff bool `json:"full_page_writes_off,omitempty"`
+}
+
+// The bits of the header's flags.
+const (
+	flagBroken = 1 << iota
+	flagUnsure
+	flagFullPageWritesOff
+	flagsKnown = 1<<iota - 1
+)
+
+func (f *Facts) flags() byte {
+	var b byte
+	for bit, set := range map[byte]bool{flagBroken: f.Broken, flagUnsure: f.Unsure, flagFullPageWritesOff: f.FullPageWritesOff} {
+		if set {
+			b |= bit
+		}
+	}
+	return b
+}
+
+func (f *Facts) setFlags(b byte) {
+	f.Broken, f.Unsure, f.FullPageWritesOff = b&flagBroken != 0, b&flagUnsure != 0, b&flagFullPageWritesOff != 0
 }
 
 // RestorePoint is what pg_create_restore_point left.
@@ -83,7 +112,7 @@ func (h *Header) Validate() error {
 
 func (h *Header) validateNoRecords() error {
 	f := h.Facts
-	if !f.FirstCommit.IsZero() || !f.LastCommit.IsZero() || f.MinXID != 0 || f.MaxXID != 0 || f.End != 0 || len(f.RestorePoints) > 0 {
+	if !f.FirstCommit.IsZero() || !f.LastCommit.IsZero() || f.MinXID != 0 || f.MaxXID != 0 || f.End != 0 || len(f.RestorePoints) > 0 || f.flags() != 0 {
 		return invalid(h, "a %s file has no records", h.Kind)
 	}
 	return nil
@@ -138,6 +167,7 @@ func (h *Header) Marshal() ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(h.MinXID))
 	b = binary.AppendUvarint(b, uint64(h.MaxXID))
 	b = binary.AppendUvarint(b, uint64(h.End))
+	b = append(b, h.flags())
 	b = binary.AppendUvarint(b, uint64(len(h.RestorePoints)))
 	for _, p := range h.RestorePoints {
 		b = appendBytes(b, p.Name)
@@ -184,11 +214,13 @@ func ParseHeader(b []byte) (*Header, error) {
 			End:         pg.LSN(d.uvarint(1<<64 - 1)),
 		},
 	}
+	flags := d.byte()
+	h.setFlags(flags)
 	for n := d.uvarint(maxRestorePoints); n > 0 && !d.bad; n-- {
 		p := RestorePoint{Name: string(d.bytes(maxPointName)), LSN: pg.LSN(d.uvarint(1<<64 - 1)), Time: d.time()}
 		h.RestorePoints = append(h.RestorePoints, p)
 	}
-	if d.bad || len(d.b) > 0 {
+	if d.bad || len(d.b) > 0 || flags&^flagsKnown != 0 {
 		return nil, fmt.Errorf("%w: header cut short, too long, or out of range", ErrInvalid)
 	}
 	if len(h.History) == 0 {

@@ -29,7 +29,7 @@ func goldenHeaders() map[string]*Header {
 				RestorePoints: []RestorePoint{{
 					Name: "before upgrade", LSN: segment.Start(size) + 0x1000, Time: time.Date(2026, 5, 1, 12, 0, 30, 0, time.UTC),
 				}},
-				End: segment.Start(size) + 0xABCDE8,
+				End: segment.Start(size) + 0xABCDE8, Broken: true, FullPageWritesOff: true,
 			},
 		},
 		"header-empty-segment.golden": {
@@ -111,7 +111,7 @@ func TestHeadersThatNoWriterMakesAreRefused(t *testing.T) {
 		}
 	}
 	backup := goldenHeaders()["header-backup.golden"]
-	backup.End = 1
+	backup.Unsure = true
 	if _, err := backup.Marshal(); !errors.Is(err, ErrInvalid) {
 		t.Errorf("backup file with records: %v", err)
 	}

@@ -132,3 +132,18 @@ func (p *Path) Segments(start, stop pg.LSN) []pg.Segment {
 	}
 	return all
 }
+
+// Resumes returns the first segment from n on that the archive holds on this path; false if there is none.
+func (p *Path) Resumes(n uint64) (uint64, bool) {
+	for i := p.at(n); i < len(p.first); i++ {
+		n = max(n, p.first[i])
+		tli, limit := p.history[i].Timeline, p.next(i)
+		if _, ok := p.c.find(tli, n); ok && n < limit {
+			return n, true
+		}
+		if after, ok := p.c.nextSpan(tli, n); ok && after.First < limit {
+			return after.First, true
+		}
+	}
+	return 0, false
+}
