@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"path"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +15,6 @@ import (
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/keys"
-	"github.com/pgtrove/pgtrove/pack"
 	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/storage/fault"
 	"github.com/pgtrove/pgtrove/storage/mem"
@@ -425,122 +422,5 @@ func TestInitRefusesWhatIsThere(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), s); !errors.Is(err, ErrNoRepository) {
 		t.Errorf("open something else: %v", err)
-	}
-}
-
-// TestNoAlteredObjectIsBelieved flips a bit in, cuts short, and swaps every object of a repository in turn. Reading must
-// fail or give the right bytes.
-func TestNoAlteredObjectIsBelieved(t *testing.T) {
-	f := newFixture(t)
-	r := f.open(t, f.store)
-	data := pieces(1, 20)
-	_, ids, err := write(t.Context(), r, data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	if err := f.store.List(t.Context(), "", func(i storage.Info) error { names = append(names, i.Key); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	object := func(key string) []byte {
-		b, err := f.store.Get(t.Context(), key, storage.Range{}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	for i, name := range names {
-		original := object(name)
-		twin := names[(i+1)%len(names)]
-		for _, other := range names {
-			if other != name && path.Dir(other) == path.Dir(name) {
-				twin = other
-			}
-		}
-		flipped := slices.Clone(original)
-		flipped[len(flipped)/2] ^= 1
-		for what, altered := range map[string][]byte{"a flipped bit": flipped, "half": original[:len(original)/2], "another object": object(twin)} {
-			if err := errors.Join(f.store.Delete(t.Context(), name), f.store.Put(t.Context(), name, altered)); err != nil {
-				t.Fatal(err)
-			}
-			if !harmless(t, f, name, ids, data) {
-				t.Errorf("%s instead of %s was believed", what, name)
-			}
-		}
-		if err := errors.Join(f.store.Delete(t.Context(), name), f.store.Put(t.Context(), name, original)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	check(t, r, ids, data)
-}
-
-// harmless says whether everything still reads right, or something says that it does not.
-func harmless(t *testing.T, f fixture, name string, ids []chunk.ID, want [][]byte) bool {
-	r, err := Open(t.Context(), f.store, f.id)
-	if err != nil {
-		return true
-	}
-	v, err := r.OpenView(t.Context(), "")
-	if err != nil {
-		return true
-	}
-	defer func() { _ = v.Close() }()
-	for i, id := range ids {
-		got, err := readChunk(t.Context(), v, id)
-		if err != nil {
-			return true
-		}
-		if !bytes.Equal(got, want[i]) {
-			return false
-		}
-	}
-	var bad error
-	if err := r.Commits(t.Context(), "", func(c Commit) error { bad = errors.Join(bad, c.Err); return nil }); err != nil || bad != nil {
-		return true
-	}
-	// Sessions are not opened by readers; a pack's own sections only by those who list it, or rebuild the index.
-	return strings.HasPrefix(name, sessionsPrefix) || r.packOpens(t.Context(), name) != nil
-}
-
-func (r *Repo) packOpens(ctx context.Context, name string) error {
-	if !strings.HasPrefix(name, packsPrefix) {
-		return nil
-	}
-	_, err := r.PackDirectory(ctx, name)
-	return err
-}
-
-func BenchmarkSession(b *testing.B) {
-	f := newFixture(b)
-	data := pieces(1, 512)
-	h := chunk.NewHasher(chunk.Key{1})
-	var digests [][]chunk.Digest
-	for _, p := range data {
-		digests = append(digests, h.PageDigests(nil, 13, p))
-	}
-	b.SetBytes(512 * 64 << 10)
-	b.ReportAllocs()
-	for b.Loop() {
-		f.store = mem.New(nil)
-		if _, err := Init(b.Context(), f.store, f.id.(*age.X25519Identity).Recipient(), time.Now()); err != nil {
-			b.Fatal(err)
-		}
-		r := f.open(b, f.store)
-		r.config.Params.PackSize = pack.TargetSize
-		err := r.Write(b.Context(), options(), func(ctx context.Context, s *Session) error {
-			w, err := s.NewWriter()
-			if err != nil {
-				return err
-			}
-			for i := range data {
-				if _, err := w.Pages(ctx, 13, digests[i], data[i]); err != nil {
-					return err
-				}
-			}
-			return s.Commit(ctx, []byte("1"))
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
 	}
 }

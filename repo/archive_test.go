@@ -1,0 +1,120 @@
+package repo
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/storage"
+	"github.com/pgtrove/pgtrove/storage/fault"
+)
+
+const walKey = "wal/main/7/00000001/000000010000000000000001"
+
+// walLike makes n bytes, part of which compress.
+func walLike(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b[:n/2])
+	return b
+}
+
+func TestArchiveFilesComeBackWithTheirHeaders(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	for i, n := range []int{0, 1, archiveBlock - 1, archiveBlock, 3*archiveBlock + 5} {
+		key := fmt.Sprint(walKey, i)
+		content := walLike(n)
+		if got, err := r.PutArchive(t.Context(), key, []byte("header"), content); err != nil || got != StoredNew {
+			t.Fatalf("%d bytes: %v, %v", n, got, err)
+		}
+		header, got, err := r.GetArchive(t.Context(), key)
+		if err != nil || string(header) != "header" || !bytes.Equal(got, content) {
+			t.Errorf("%d bytes: header %q, content differs or %v", n, header, err)
+		}
+		header, size, err := r.ArchiveHeader(t.Context(), key)
+		if err != nil || string(header) != "header" || size != int64(n) {
+			t.Errorf("%d bytes: header %q, size %d, %v", n, header, size, err)
+		}
+	}
+}
+
+func TestTheSameArchiveFileAgainSucceedsAndAnotherIsRefused(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	content := walLike(100_000)
+	for i, want := range []Stored{StoredNew, StoredSame} {
+		if got, err := r.PutArchive(t.Context(), walKey, nil, content); err != nil || got != want {
+			t.Errorf("put %d: %v, %v", i+1, got, err)
+		}
+	}
+	other := bytes.Clone(content)
+	other[99_999] ^= 1
+	if _, err := r.PutArchive(t.Context(), walKey, nil, other); !errors.Is(err, ErrConflict) {
+		t.Errorf("other content: %v", err)
+	}
+	if _, got, err := r.GetArchive(t.Context(), walKey); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("what was stored first is gone: %v", err)
+	}
+}
+
+func TestAWriterRecognisesItsArchiveFileWithoutOpeningIt(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	writer, err := r.bundle.For(keys.Writer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := newRepo(f.store, r.config, writer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := walLike(100_000)
+	for _, want := range []Stored{StoredNew, StoredSame} {
+		if got, err := w.PutArchive(t.Context(), walKey, nil, content); err != nil || got != want {
+			t.Errorf("%v, %v", got, err)
+		}
+	}
+	if _, _, err := w.GetArchive(t.Context(), walKey); !errors.Is(err, keys.ErrRole) {
+		t.Errorf("a writer reads WAL: %v", err)
+	}
+}
+
+func TestALostAnswerToAPushIsSuccess(t *testing.T) {
+	f := newFixture(t)
+	armed := false
+	s := fault.New(f.store, func(op fault.Op) fault.Action {
+		if armed && op.Verb == fault.Put {
+			return fault.Action{After: storage.ErrUnreachable}
+		}
+		return fault.Action{}
+	})
+	r := f.open(t, s)
+	armed = true
+	if _, err := r.PutArchive(t.Context(), walKey, nil, walLike(1000)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnArchiveFileUnderAnotherNameDoesNotOpen(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	if _, err := r.PutArchive(t.Context(), walKey, nil, walLike(1000)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := f.store.Get(t.Context(), walKey, storage.Range{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.store.Put(t.Context(), walKey+"2", b); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.GetArchive(t.Context(), walKey+"2"); !errors.Is(err, ErrDamaged) {
+		t.Errorf("content: %v", err)
+	}
+	if _, _, err := r.ArchiveHeader(t.Context(), walKey+"2"); !errors.Is(err, ErrDamaged) {
+		t.Errorf("header: %v", err)
+	}
+}
