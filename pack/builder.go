@@ -49,6 +49,19 @@ func (b *Builder) Grow(n int) {
 	}
 }
 
+// reserve makes room for a chunk where nobody has said how large the pack
+// will be: in few and large steps up to the usual size, so that filling the
+// first pack copies little.
+func (b *Builder) reserve(n int) {
+	const least, factor, whole = 64 << 10, 4, TargetSize + TargetSize/32
+	if len(b.buf)+n <= cap(b.buf) {
+		return
+	}
+	if room := max(min(factor*cap(b.buf), whole), least); room >= len(b.buf)+n {
+		b.buf = append(make([]byte, 0, room), b.buf...)
+	}
+}
+
 // SetHeader sets the header of an Archive pack. It is copied.
 func (b *Builder) SetHeader(h []byte) error {
 	if len(h) > MaxHeader {
@@ -98,6 +111,7 @@ func (b *Builder) Add(e Entry, sealed []byte, digests []chunk.Digest) error {
 		return fmt.Errorf("add chunk %s: %w", e.ID.Short(),
 			malformed("%d digests for %d pages", len(digests), e.Pages()))
 	}
+	b.reserve(len(sealed))
 	b.buf = append(b.buf, sealed...)
 	for i := range digests {
 		b.prefixes = append(b.prefixes, digests[i][:chunk.PrefixSize]...)
