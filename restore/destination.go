@@ -1,0 +1,267 @@
+package restore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Marker is a file in the data directory that says that a restore into it has not finished.
+const Marker = "pgtrove.restore-incomplete"
+
+// ConfigDir is the directory in the restored data directory for configuration files that lay outside the original one.
+const ConfigDir = "pgtrove-config"
+
+// tablespace is where one is to go.
+type tablespace struct {
+	oid      string
+	old, new string
+}
+
+// destination is where a snapshot is to go, checked, nothing made yet.
+type destination struct {
+	dir    string // absolute
+	spaces []tablespace
+}
+
+// Check makes every check that needs no repository, and changes nothing: whether the directory and those of the
+// tablespaces may be written to. Errors wrap ErrRefused. Run makes the same checks.
+func Check(o Options) error {
+	_, err := o.destination()
+	return err
+}
+
+func (o *Options) destination() (*destination, error) {
+	dir, err := filepath.Abs(o.To)
+	if err != nil || o.To == "" {
+		return nil, &RefusedError{Reason: fmt.Sprintf("no directory to restore to: %q", o.To)}
+	}
+	if err := checkData(dir); err != nil {
+		return nil, err
+	}
+	d := &destination{dir: dir}
+	if d.spaces, err = o.place(dir); err != nil {
+		return nil, err
+	}
+	for i, s := range d.spaces {
+		if err := checkSpace(s); err != nil {
+			return nil, err
+		}
+		if s.new == dir {
+			return nil, &RefusedError{Reason: fmt.Sprintf("tablespace %s cannot go to %s, the data directory itself", s.oid, dir)}
+		}
+		for _, other := range d.spaces[:i] {
+			if s.new == other.new {
+				return nil, &RefusedError{Reason: fmt.Sprintf("tablespaces %s and %s would both go to %s", other.old, s.old, s.new)}
+			}
+		}
+	}
+	return d, nil
+}
+
+// within says whether path is dir or lies below it.
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// lookAt says what is at path: whether it is there, and the first names in it.
+func lookAt(path string) (there bool, names []string, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(path); err == nil {
+			return false, nil, &RefusedError{Reason: fmt.Sprintf("%s is a link that leads nowhere", path)}
+		}
+		return false, nil, nil
+	}
+	if err != nil {
+		return false, nil, fmt.Errorf("look at the destination: %w", err)
+	}
+	defer f.Close()
+	names, err = f.Readdirnames(10)
+	switch {
+	case errors.Is(err, unix.ENOTDIR):
+		return true, nil, &RefusedError{Reason: fmt.Sprintf("%s is not a directory", path)}
+	case err != nil && !errors.Is(err, io.EOF):
+		return true, nil, fmt.Errorf("look at the destination: %w", err)
+	}
+	return true, names, nil
+}
+
+func checkData(dir string) error {
+	_, names, err := lookAt(dir)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	if pid, live := livePostmaster(dir); live {
+		return &RefusedError{
+			Reason: fmt.Sprintf("a server is running in %s, process %d", dir, pid),
+			Hint:   "restore into another directory, or stop the server and move its directory away",
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(dir, Marker)); err == nil {
+		return &RefusedError{
+			Reason: fmt.Sprintf("%s is not empty: an earlier restore into it did not finish", dir),
+			Hint:   "remove what is in it, and in the directories of its tablespaces, and run the command again",
+		}
+	}
+	return &RefusedError{
+		Reason: fmt.Sprintf("%s is not empty: it holds %s", dir, slices.Min(names)),
+		Hint:   "restore into an empty or a new directory",
+	}
+}
+
+// livePostmaster says whether the process that postmaster.pid names exists. A process that is not ours counts.
+func livePostmaster(dir string) (pid int, live bool) {
+	b, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	if err != nil {
+		return 0, false
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	pid, err = strconv.Atoi(strings.TrimSpace(line))
+	if err != nil || pid == 0 {
+		return 0, false
+	}
+	pid = max(pid, -pid) // a standalone backend writes its number negated (CreateLockFile in miscinit.c)
+	err = unix.Kill(pid, 0)
+	return pid, err == nil || errors.Is(err, unix.EPERM)
+}
+
+func checkSpace(s tablespace) error {
+	_, names, err := lookAt(s.new)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	return &RefusedError{
+		Reason: fmt.Sprintf("tablespace %s cannot go to %s: the directory is not empty", s.oid, s.new),
+		Hint:   fmt.Sprintf("say where it shall go: --tablespace %s=/new/directory, empty or new", shellWord(s.old)),
+	}
+}
+
+// shellWord quotes s for a hint that may be copied into a shell.
+func shellWord(s string) string {
+	if strings.ContainsAny(s, " '\"\\$`!*?[](){}<>|&;#~") {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
+}
+
+// place says where each tablespace goes: where the mapping says, by its path or its OID; if it lay inside the data
+// directory, to the same place in the new one; else to where it was.
+func (o *Options) place(dir string) ([]tablespace, error) {
+	used := map[string]bool{}
+	var spaces []tablespace
+	source := filepath.Clean(o.Snapshot.Server.DataDirectory)
+	for _, l := range parseMap(o.Snapshot.TablespaceMap) {
+		s := tablespace{oid: l.oid, old: l.path, new: filepath.Clean(l.path)}
+		if source != "." && source != "/" && within(s.new, source) && s.new != source {
+			s.new = filepath.Join(dir, strings.TrimPrefix(s.new, source))
+		}
+		for _, name := range []string{filepath.Clean(l.path), l.path, l.oid} {
+			if to, ok := o.Tablespaces[name]; ok {
+				s.new, used[name] = filepath.Clean(to), true
+			}
+		}
+		if !filepath.IsAbs(s.new) || strings.ContainsAny(s.new, "\n\r") {
+			return nil, &RefusedError{
+				Reason: fmt.Sprintf("tablespace %s cannot go to %q: want an absolute path", s.oid, s.new),
+				Hint:   fmt.Sprintf("say where it shall go: --tablespace %s=/new/directory", s.oid),
+			}
+		}
+		spaces = append(spaces, s)
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Tablespaces)) {
+		if !used[name] {
+			return nil, &RefusedError{
+				Reason: fmt.Sprintf("the snapshot has no tablespace %s", name),
+				Hint:   "its tablespaces: " + describe(spaces),
+			}
+		}
+	}
+	return spaces, nil
+}
+
+func describe(spaces []tablespace) string {
+	if len(spaces) == 0 {
+		return "none"
+	}
+	var all []string
+	for _, s := range spaces {
+		all = append(all, fmt.Sprintf("%s at %s", s.oid, s.old))
+	}
+	return strings.Join(all, ", ")
+}
+
+// mapLine is a line of tablespace_map.
+type mapLine struct{ oid, path string }
+
+// parseMap reads a tablespace_map as read_tablespace_map does (xlogrecovery.c): OID, blank, path; a line end or a
+// backslash in a path stands behind a backslash.
+func parseMap(b []byte) []mapLine {
+	var lines []mapLine
+	var line []byte
+	end := func() {
+		if oid, path, ok := bytes.Cut(line, []byte(" ")); ok {
+			lines = append(lines, mapLine{string(oid), string(path)})
+		}
+		line = nil
+	}
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '\\' && i+1 < len(b) && (b[i+1] == '\n' || b[i+1] == '\r' || b[i+1] == '\\'):
+			i++
+			line = append(line, b[i])
+		case c == '\n' || c == '\r':
+			end()
+		default:
+			line = append(line, c)
+		}
+	}
+	end()
+	return lines
+}
+
+// tablespaceMap returns the tablespace_map for the new places: byte for byte the old one if nothing moves.
+func (d *destination) tablespaceMap(old []byte) []byte {
+	if !slices.ContainsFunc(d.spaces, func(s tablespace) bool { return s.old != s.new }) {
+		return old
+	}
+	var b []byte
+	for _, s := range d.spaces {
+		b = fmt.Appendf(b, "%s %s\n", s.oid, strings.ReplaceAll(s.new, `\`, `\\`))
+	}
+	return b
+}
+
+// space finds a tablespace's place by the name of its link.
+func (d *destination) space(oid string) (tablespace, bool) {
+	i := slices.IndexFunc(d.spaces, func(s tablespace) bool { return s.oid == oid })
+	if i < 0 {
+		return tablespace{}, false
+	}
+	return d.spaces[i], true
+}
+
+// fileMode turns permission bits as stat has them into Go's.
+func fileMode(unixMode uint32) os.FileMode {
+	m := os.FileMode(unixMode & 0o777)
+	if unixMode&unix.S_ISUID != 0 {
+		m |= os.ModeSetuid
+	}
+	if unixMode&unix.S_ISGID != 0 {
+		m |= os.ModeSetgid
+	}
+	if unixMode&unix.S_ISVTX != 0 {
+		m |= os.ModeSticky
+	}
+	return m
+}

@@ -1,0 +1,361 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/snapshot"
+)
+
+// Options of Run.
+type Options struct {
+	Snapshot *snapshot.Manifest
+	To       string // the data directory: absent, or empty
+	// Tablespaces maps where a tablespace was, or its OID, to where it is to go, an absolute path.
+	Tablespaces map[string]string
+	Jobs        int // chunks read and written at once; 0: one
+	// Recovery is how the server recovers when it is started. Nil: it is not told to; then WAL must be given.
+	Recovery *Recovery
+	// WAL are the files that go into pg_wal, in order, and FetchWAL gets one. Only without Recovery.
+	WAL      []string
+	FetchWAL func(ctx context.Context, name string) ([]byte, error)
+	Events   Events
+}
+
+// Events tell how far a restore is. Any may be nil. They are called from several goroutines.
+type Events struct {
+	Fetched func(n int64)     // bytes read from packs
+	Written func(n int64)     // bytes of files done, zero pages included; in the end the snapshot's size
+	Syncing func(path string) // all that was to be written is; what comes now is making it durable
+}
+
+// Report is what Run did.
+type Report struct {
+	Dir         string
+	Files       int64
+	Bytes       int64   // their sizes
+	Config      []Moved // configuration files that lay outside the data directory
+	Tablespaces []Moved
+	// Links are files and directories that the data directory had links to, and that are now inside it; pg_wal is the
+	// usual one.
+	Links []Moved
+}
+
+// Moved is something that is not where it was.
+type Moved struct{ From, To string }
+
+// Run restores a snapshot. The directory and those of the tablespaces must be absent or empty. When it returns without
+// error everything is durable. When it fails, what was written stays, with a file that says so (Marker), and without
+// global/pg_control, so that PostgreSQL does not start from it. Errors of checks, before anything was written, wrap
+// ErrRefused.
+func Run(ctx context.Context, c Chunks, o Options) (*Report, error) {
+	if (o.Recovery == nil) != (o.FetchWAL != nil) {
+		return nil, errors.New("restore: want either recovery settings or WAL")
+	}
+	d, err := o.destination()
+	if err != nil {
+		return nil, err
+	}
+	l, err := d.make(&o)
+	if err != nil {
+		return nil, err
+	}
+	r := &runner{c: c, o: &o, limits: ordinaryLimits(), layout: l, report: &Report{Dir: d.dir}}
+	err = r.run(ctx)
+	if closeErr := l.close(); err == nil && closeErr != nil {
+		err = closeErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.report, nil
+}
+
+// runner is one restore on its way.
+type runner struct {
+	c      Chunks
+	o      *Options
+	limits limits
+	layout *layout
+	report *Report
+
+	batch   batch
+	dirs    []finished // in order of path; their attributes come last, since writing into them changes their times
+	root    attributes // of the data directory: what files of our own get
+	control *snapshot.Entry
+	stale   []string // recovery settings that configuration files set
+}
+
+// limits bound the memory of a restore. A larger cluster takes several plans, one after another.
+type limits struct {
+	uses  int // of chunks, in a plan; each takes about 200 bytes
+	files int // in a plan; each takes about 400 bytes
+	// recipes and bytes bound the files whose recipes are in memory at once: a page can take an extent of 48 bytes.
+	recipes int
+	bytes   int64
+}
+
+func ordinaryLimits() limits {
+	return limits{uses: 1 << 18, files: 1 << 14, recipes: 512, bytes: 2 << 30}
+}
+
+// finished is a file or directory that is to get its attributes.
+type finished struct {
+	place
+	attributes
+}
+
+// batch are the files of one plan.
+type batch struct {
+	entries []*snapshot.Entry // not planned yet: the last ones of files
+	bytes   int64             // in entries
+	files   []finished
+	plan    *plan
+}
+
+func (r *runner) run(ctx context.Context) error {
+	r.batch.plan = newPlan()
+	err := r.o.Snapshot.Root.Walk(ctx, r.c, func(e *snapshot.Entry) error {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if err := r.entry(ctx, e); err != nil {
+			return fmt.Errorf("restore %s: %w", e.Path, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.flush(ctx); err != nil {
+		return err
+	}
+	return r.finish(ctx)
+}
+
+// ours are files that Run makes itself.
+func ours(p string) bool {
+	switch p {
+	case "backup_label", "tablespace_map", recoverySignal, standbySignal, Marker:
+		return true
+	}
+	return false
+}
+
+func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
+	rel, _ := strings.CutPrefix(e.Path, snapshot.DataRoot+"/")
+	if rel != e.Path && ours(rel) {
+		return nil
+	}
+	p, err := r.layout.locate(e.Path)
+	if err != nil {
+		return err
+	}
+	r.note(e, p)
+	switch e.Type {
+	case snapshot.Dir:
+		return r.dir(e, p)
+	case snapshot.Tablespace:
+		return r.tablespace(e, p, path.Base(e.Path))
+	case snapshot.Symlink:
+		return r.symlink(e, p)
+	}
+	r.report.Files++
+	r.report.Bytes += e.Size
+	if rel == pg.ControlPath {
+		r.control = e
+		return nil
+	}
+	r.batch.entries = append(r.batch.entries, e)
+	r.batch.files = append(r.batch.files, finished{p, r.layout.attributes(e)})
+	r.batch.bytes += e.Size
+	// Recipes are loaded, and files made, many at once. How much of the plan they take is only known then.
+	if len(r.batch.entries) == r.limits.recipes || r.batch.bytes >= r.limits.bytes {
+		if err := r.load(ctx); err != nil {
+			return err
+		}
+	}
+	if len(r.batch.plan.uses) >= r.limits.uses || len(r.batch.files) >= r.limits.files {
+		return r.flush(ctx)
+	}
+	return nil
+}
+
+// note remembers for the report what is not where it was.
+func (r *runner) note(e *snapshot.Entry, p place) {
+	if e.Link == "" || e.Type == snapshot.Symlink || e.Type == snapshot.Tablespace {
+		return
+	}
+	m := Moved{From: e.Link, To: p.path()}
+	switch {
+	case strings.HasPrefix(e.Path, snapshot.DataRoot):
+		r.report.Links = append(r.report.Links, m)
+	case e.Type == snapshot.File:
+		r.report.Config = append(r.report.Config, m)
+	}
+}
+
+func (r *runner) dir(e *snapshot.Entry, p place) error {
+	a := r.layout.attributes(e)
+	if e.Path == snapshot.DataRoot {
+		r.root = a
+	} else if err := p.mkdir(); err != nil {
+		return err
+	}
+	r.dirs = append(r.dirs, finished{p, a})
+	return nil
+}
+
+func (r *runner) tablespace(e *snapshot.Entry, p place, oid string) error {
+	s, ok := r.layout.dest.space(oid)
+	if !ok {
+		return fmt.Errorf("%w: tablespace %s at %s is not in its tablespace_map", ErrMismatch, oid, e.Link)
+	}
+	r.dirs = append(r.dirs, finished{place{r.layout.spaces[oid], "."}, r.layout.attributes(e)})
+	r.report.Tablespaces = append(r.report.Tablespaces, Moved{From: s.old, To: s.new})
+	return r.link(e, p, s.new)
+}
+
+func (r *runner) symlink(e *snapshot.Entry, p place) error { return r.link(e, p, e.Link) }
+
+func (r *runner) link(e *snapshot.Entry, p place, target string) error {
+	if err := p.root.Symlink(target, p.rel); err != nil {
+		return err
+	}
+	if owner := r.layout.own.of(e.Owner); owner.uid >= 0 {
+		return p.root.Lchown(p.rel, owner.uid, owner.gid)
+	}
+	return nil
+}
+
+// load makes the batch's new files, at their full size, and plans what they are made of.
+func (r *runner) load(ctx context.Context) error {
+	entries := r.batch.entries
+	r.batch.entries, r.batch.bytes = nil, 0
+	first := len(r.batch.files) - len(entries)
+	files := r.batch.files[first:]
+	recipes := make([][]snapshot.Extent, len(entries))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(r.o.Jobs, 1))
+	for i, e := range entries {
+		g.Go(func() (err error) {
+			if recipes[i], err = snapshot.LoadRecipe(gctx, r.c, e.Recipe); err == nil {
+				err = files[i].create(e.Size)
+			}
+			if err != nil {
+				return fmt.Errorf("restore %s: %w", e.Path, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, e := range entries {
+		zeros, err := r.batch.plan.add(r.c, uint32(first+i), e.Size, recipes[i])
+		if err != nil {
+			return fmt.Errorf("restore %s: %w", e.Path, err)
+		}
+		r.written(zeros)
+	}
+	return nil
+}
+
+func (r *runner) written(n int64) {
+	if r.o.Events.Written != nil && n > 0 {
+		r.o.Events.Written(n)
+	}
+}
+
+// create makes an empty file of the given size. Pages that are never written stay holes.
+func (p place) create(size int64) error {
+	f, err := p.root.OpenFile(p.rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if size > 0 {
+		err = f.Truncate(size)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// flush writes the batch's files and makes them durable.
+func (r *runner) flush(ctx context.Context) error {
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	b := r.batch
+	r.batch = batch{plan: newPlan()}
+	files := openFiles{place: func(i uint32) place { return b.files[i].place }}
+	write := func(uses []use, plain []byte) error {
+		for _, u := range uses {
+			if err := files.writeAt(u.file, plain[u.from:u.from+u.n], u.at); err != nil {
+				return fmt.Errorf("write %s: %w", b.files[u.file].path(), err)
+			}
+			r.written(int64(u.n))
+		}
+		return nil
+	}
+	describe := func(err error, g group) error {
+		return fmt.Errorf("restore %s: %w", b.files[g.uses[0].file].path(), err)
+	}
+	err := b.plan.run(ctx, r.c, r.o.Jobs, r.o.Events.Fetched, write, describe)
+	if err = errors.Join(err, files.close()); err != nil {
+		return err
+	}
+	return r.settle(ctx, b.files)
+}
+
+// settle gives files their attributes and makes them durable: first all are sent on their way to the disk, then each
+// is waited for.
+func (r *runner) settle(ctx context.Context, files []finished) error {
+	each := func(do func(f *finished) error) error {
+		g, gctx := errgroup.WithContext(ctx)
+		for part := range slices.Chunk(files, max(1, len(files)/(4*max(r.o.Jobs, 1)))) {
+			g.Go(func() error {
+				for i := range part {
+					if gctx.Err() != nil {
+						return context.Cause(gctx)
+					}
+					if err := do(&part[i]); err != nil {
+						return fmt.Errorf("finish %s: %w", part[i].path(), err)
+					}
+				}
+				return nil
+			})
+		}
+		return g.Wait()
+	}
+	if err := each((*finished).begin); err != nil {
+		return err
+	}
+	return each((*finished).sync)
+}
+
+func (f *finished) begin() error {
+	file, err := f.root.OpenFile(f.rel, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	err = f.apply(f.place, file)
+	if err == nil {
+		startWriteback(file)
+	}
+	return errors.Join(err, file.Close())
+}
+
+func (f *finished) sync() error {
+	file, err := f.root.Open(f.rel)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
+}
