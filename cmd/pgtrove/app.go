@@ -83,8 +83,10 @@ func (a *app) commands() []*cobra.Command {
 		newInitCommand(a),
 		newBackupCommand(a),
 		newSnapshotsCommand(a),
+		newRestoreCommand(a),
 		newWALCommand(a),
 		newInfoCommand(a),
+		newVerifyCommand(a),
 		newVersionCommand(a),
 	}
 }

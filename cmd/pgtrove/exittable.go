@@ -8,6 +8,7 @@ import (
 	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/pgsource"
 	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/restore"
 	"github.com/pgtrove/pgtrove/snapshot"
 	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/walarchive"
@@ -95,6 +96,13 @@ func clusterRules() []exitRule {
 		{name: "`snapshot.ErrAmbiguous`", is: snapshot.ErrAmbiguous, code: codeUsage,
 			meaning: "the abbreviation fits several snapshots",
 			hint:    "give more of the ID"},
+		{name: "`restore.ErrUnreachable`", as: isA[*restore.UnreachableError], code: codeRefused,
+			meaning: "no snapshot and WAL at hand lead to the target; nothing was written",
+			hint:    "`pgtrove info` shows the windows that can be recovered", hintOf: nearestHint},
+		{name: "`restore.ErrRefused`", is: restore.ErrRefused, code: codeRefused,
+			meaning: "the place to restore to cannot be used; nothing was written", hintOf: refusedHint},
+		{name: "`restore.ErrMismatch`", is: restore.ErrMismatch, code: codeDamaged,
+			meaning: "the parts of a snapshot do not fit together"},
 		{name: "absent path", is: errNoWALFile, code: codeAbsent,
 			meaning: "wal push was given a path at which there is nothing"},
 		{name: "no data directory", is: errNoDataDirectory, code: codeUsage,
@@ -173,6 +181,22 @@ func isAbsentDataDir(err error) bool {
 
 func isClosedDataDir(err error) bool {
 	return isA[*pgsource.DataDirError](err) && errors.Is(err, fs.ErrPermission)
+}
+
+func nearestHint(err error) string {
+	var u *restore.UnreachableError
+	if !errors.As(err, &u) || u.Nearest() == "" {
+		return ""
+	}
+	return u.Nearest() + "; `pgtrove info` shows all windows"
+}
+
+func refusedHint(err error) string {
+	var r *restore.RefusedError
+	if !errors.As(err, &r) {
+		return ""
+	}
+	return r.Hint
 }
 
 // grantHint gives the statements as a command.

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/pgtrove/pgtrove/restore"
+)
+
+// restoreCommand returns the restore_command that fetches the cluster's WAL with the settings of this very call. It
+// depends on nothing in the server's environment but, if that is how the repository is opened, the passphrase.
+func (a *app) restoreCommand(cluster string) (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find the path of pgtrove for restore_command: %w", err)
+	}
+	path, err := a.repositoryPath()
+	if err != nil {
+		return "", err
+	}
+	words := []string{exe, "--repo", path, "--cluster", cluster}
+	for _, file := range []struct{ flag, path string }{
+		{"--config", a.settings.Config},
+		{"--key-file", a.keyFileInUse()},
+		{"--password-file", a.settings.PasswordFile},
+	} {
+		if file.path == "" {
+			continue
+		}
+		abs, err := absolute(file.path)
+		if err != nil {
+			return "", err
+		}
+		words = append(words, file.flag, abs)
+	}
+	return percentQuote(commandLine(words...)) + ` wal fetch %f "%p"`, nil
+}
+
+// keyFileInUse is the identity file that the repository is opened with, "" where it is a passphrase.
+func (a *app) keyFileInUse() string {
+	s := &a.settings
+	if s.KeyFile != "" || s.PasswordFile != "" || s.Password != "" {
+		return s.KeyFile
+	}
+	path, err := a.env.identityFile()
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+func ownerOf(path string) (uid uint32, ok bool) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return st.Uid, true
+}
+
+// readableBy guesses from mode and owner, of the file and of what leads to it.
+func readableBy(path string, uid uint32) bool {
+	want := os.FileMode(0o4)
+	for p := path; ; p = filepath.Dir(p) {
+		info, err := os.Stat(p)
+		if err != nil {
+			return !errors.Is(err, fs.ErrPermission)
+		}
+		mode := info.Mode().Perm()
+		if owner, ok := ownerOf(p); ok && owner == uid {
+			mode >>= 6
+		} else {
+			mode |= mode >> 3 // the group may be right
+		}
+		if mode&want == 0 {
+			return false
+		}
+		if p == filepath.Dir(p) {
+			return true
+		}
+		want = 0o1 // directories: to be passed through
+	}
+}
+
+type movedJSON struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+type restoreJSON struct {
+	Type           string      `json:"type"`
+	Snapshot       string      `json:"snapshot"`
+	Cluster        string      `json:"cluster"`
+	Reason         string      `json:"reason"`
+	Target         string      `json:"target"`
+	Timeline       uint32      `json:"timeline"`
+	Dir            string      `json:"dir"`
+	Files          int64       `json:"files"`
+	Size           int64       `json:"size"`
+	Config         []movedJSON `json:"config"`
+	Tablespaces    []movedJSON `json:"tablespaces"`
+	Links          []movedJSON `json:"links"`
+	RestoreCommand string      `json:"restore_command,omitempty"`
+	Start          string      `json:"start"`
+}
+
+func movedResult(all []restore.Moved) []movedJSON {
+	out := []movedJSON{}
+	for _, m := range all {
+		out = append(out, movedJSON(m))
+	}
+	return out
+}
+
+// showRestore says what is where now, and how to go on.
+func (a *app) showRestore(run *restoreRun, c *restore.Choice, r *restore.Report, took time.Duration) error {
+	if run.Recovery != nil {
+		a.warnAboutKey(r.Dir)
+	}
+	start := startCommand(r)
+	if a.settings.JSON {
+		return a.out.object(restoreJSON{
+			Type: "restore", Snapshot: c.Snapshot.ID, Cluster: c.Snapshot.Cluster, Reason: c.Reason, Target: c.Target.String(),
+			Timeline: uint32(c.Timeline), Dir: r.Dir, Files: r.Files, Size: r.Bytes, Config: movedResult(r.Config),
+			Tablespaces: movedResult(r.Tablespaces), Links: movedResult(r.Links), RestoreCommand: run.command, Start: start,
+		})
+	}
+	text := fmt.Sprintf("restored snapshot %s to %s: %s, %s\n", c.Snapshot.ID, r.Dir, showCount(r.Files, "file", "files"), summaryRate(r.Bytes, took))
+	for _, m := range r.Tablespaces {
+		text += fmt.Sprintf("  tablespace: %s, was at %s\n", m.To, m.From)
+	}
+	for _, m := range r.Config {
+		text += fmt.Sprintf("  configuration: %s is in %s\n", m.From, m.To)
+	}
+	for _, m := range r.Links {
+		text += fmt.Sprintf("  was a link to %s and is inside the data directory now: %s\n", m.From, m.To)
+	}
+	text += fmt.Sprintf("start the server with\n  %s\n", start)
+	if run.Recovery != nil && !run.Recovery.Standby {
+		text += "Beside the original, start a copy with archive_mode=off (pg_ctl's -o '-c archive_mode=off'): otherwise it archives\nits new timeline into the same repository, and later restores follow it.\n"
+	}
+	return a.out.print("%s", text)
+}
+
+// startCommand starts the server, with its configuration files where they are now.
+func startCommand(r *restore.Report) string {
+	words := []string{"pg_ctl", "-D", r.Dir}
+	settings := map[string]string{"postgresql.conf": "config_file", "pg_hba.conf": "hba_file", "pg_ident.conf": "ident_file"}
+	options := ""
+	for _, m := range r.Config {
+		if name, ok := settings[filepath.Base(m.To)]; ok {
+			options += " -c " + shellQuote(name+"="+m.To)
+		}
+	}
+	if options != "" {
+		words = append(words, "-o", "-c "+shellQuote("data_directory="+r.Dir)+options)
+	}
+	return commandLine(append(words, "start")...)
+}
