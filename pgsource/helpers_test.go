@@ -193,6 +193,9 @@ func eventually(t *testing.T, what string, ask func() bool) {
 	}
 }
 
+// startTimeout is for what a server does soon.
+const startTimeout = 20 * time.Second
+
 // noticeBackups prepares a server for backupRuns. Without page checksums, a server writes full pages with full_page_writes off only
 // while a backup runs (doPageWrites in xlog.c).
 func noticeBackups() pgtest.Options {
