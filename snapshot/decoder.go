@@ -18,7 +18,7 @@ func (d *decoder) fail() { d.bad, d.b = true, nil }
 
 func (d *decoder) uvarint(limit uint64) uint64 {
 	v, n := binary.Uvarint(d.b)
-	if n <= 0 || v > limit {
+	if !shortest(d.b, n) || v > limit {
 		d.fail()
 		return 0
 	}
@@ -26,9 +26,12 @@ func (d *decoder) uvarint(limit uint64) uint64 {
 	return v
 }
 
+// shortest says whether a number of n bytes was read and could not be written with fewer: each value has one form.
+func shortest(b []byte, n int) bool { return n == 1 || n > 1 && b[n-1] != 0 }
+
 func (d *decoder) varint() int64 {
 	v, n := binary.Varint(d.b)
-	if n <= 0 {
+	if !shortest(d.b, n) {
 		d.fail()
 		return 0
 	}
