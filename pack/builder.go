@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -17,8 +18,9 @@ type Builder struct {
 	sealer   Sealer
 	aad      []byte
 	dir      Directory
-	buf      []byte // head and chunks; Finish adds the rest
-	prefixes []byte // the page digests section, plain
+	sessions map[string][]uint16 // by session ID, indexes into dir.Sessions
+	buf      []byte              // head and chunks; Finish adds the rest
+	prefixes []byte              // the page digests section, plain
 	finished bool
 }
 
@@ -26,7 +28,7 @@ type Builder struct {
 // bind aad, which is copied, and a label of their own. The object's memory
 // grows as chunks come; Grow reserves it.
 func NewBuilder(kind Kind, s Sealer, aad []byte) *Builder {
-	b := &Builder{sealer: s}
+	b := &Builder{sealer: s, sessions: map[string][]uint16{}}
 	b.Reset(kind, aad)
 	return b
 }
@@ -36,6 +38,7 @@ func NewBuilder(kind Kind, s Sealer, aad []byte) *Builder {
 func (b *Builder) Reset(kind Kind, aad []byte) {
 	b.aad = append(b.aad[:0], aad...)
 	b.dir = Directory{Kind: kind}
+	clear(b.sessions)
 	b.buf = append(b.buf[:0], magic...)
 	b.prefixes = b.prefixes[:0]
 	b.finished = false
@@ -74,18 +77,19 @@ func (b *Builder) SetHeader(h []byte) error {
 // AddSession gives the index that entries of this session carry. A session
 // that is there already keeps its index. The encapsulation is copied.
 func (b *Builder) AddSession(s Session) (uint16, error) {
-	for i := range b.dir.Sessions {
-		old := &b.dir.Sessions[i]
-		if old.SID == s.SID && string(old.Encapsulation) == string(s.Encapsulation) {
-			return uint16(i), nil
+	for _, i := range b.sessions[s.SID] {
+		if bytes.Equal(b.dir.Sessions[i].Encapsulation, s.Encapsulation) {
+			return i, nil
 		}
 	}
 	if len(b.dir.Sessions) == MaxSessions {
 		return 0, fmt.Errorf("add session to pack: %w: %d sessions", ErrTooLarge, MaxSessions)
 	}
 	s.Encapsulation = append([]byte(nil), s.Encapsulation...)
+	i := uint16(len(b.dir.Sessions))
 	b.dir.Sessions = append(b.dir.Sessions, s)
-	return uint16(len(b.dir.Sessions) - 1), nil
+	b.sessions[s.SID] = append(b.sessions[s.SID], i)
+	return i, nil
 }
 
 // Add appends a sealed chunk. ID, Form, Encoding, Plain, Session and Nonce

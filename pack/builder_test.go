@@ -1,8 +1,8 @@
 package pack
 
 import (
-	"bytes"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/pgtrove/pgtrove/chunk"
@@ -21,7 +21,7 @@ func TestSessionThatIsThereKeepsItsIndex(t *testing.T) {
 	add("a", "1", 0)
 	add("a", "2", 2)
 	for i := len(b.dir.Sessions); i < MaxSessions; i++ {
-		add("c", string(bytes.Repeat([]byte{'x'}, i)), uint16(i))
+		add(fmt.Sprint("c", i), "1", uint16(i))
 	}
 	if _, err := b.AddSession(Session{SID: "d", Encapsulation: []byte("1")}); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("one session too many: %v", err)
@@ -159,6 +159,9 @@ func TestBuilderKeepsNothingOfTheCaller(t *testing.T) {
 	clear(aad)
 	clear(header)
 	clear(enc)
+	if i, err := b.AddSession(Session{SID: "s", Encapsulation: []byte("encapsulation")}); err != nil || i != 0 {
+		t.Errorf("the session has index %d now: %v", i, err)
+	}
 	object, _, _, err := b.Finish()
 	if err != nil {
 		t.Fatal(err)

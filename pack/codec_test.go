@@ -36,7 +36,7 @@ func TestCompressedChunkIsReadBack(t *testing.T) {
 		for name, data := range map[string]func(int) []byte{
 			"pgbench": pgbenchPages, "text": textPages, "float8": floatPages, "random": randomBytes,
 		} {
-			for _, n := range []int{8192, 128 << 10, 256 << 10, 4 << 20} {
+			for _, n := range []int{8192, 128 << 10, 1 << 20} {
 				plain := data(n)
 				out, enc, err := c.Compress([]byte("before"), plain)
 				if err != nil {
@@ -241,6 +241,10 @@ func TestDecompressorServesManyAtOnce(t *testing.T) {
 }
 
 func TestCompressionDoesNotAllocate(t *testing.T) {
+	limit := 1.0 // a collection between two calls may empty a pool: not each time
+	if raceDetector {
+		limit = 10 // it makes pools forget at random
+	}
 	for name, plain := range map[string][]byte{
 		"pgbench": pgbenchPages(128 << 10), "float8": floatPages(128 << 10), "random": randomBytes(128 << 10),
 	} {
@@ -252,7 +256,7 @@ func TestCompressionDoesNotAllocate(t *testing.T) {
 			if out, enc, err = c.Compress(out[:0], plain); err != nil {
 				t.Error(err)
 			}
-		}); n >= 1 {
+		}); n >= limit {
 			t.Errorf("compressing %s allocates %v times", name, n)
 		}
 		back := make([]byte, 0, len(plain)+decodeSlack)
@@ -262,7 +266,7 @@ func TestCompressionDoesNotAllocate(t *testing.T) {
 			if back, err = c.dec.Decompress(back[:0], out, enc, len(plain)); err != nil {
 				t.Error(err)
 			}
-		}); n >= 1 || &back[0] != at || cap(back) != len(plain)+decodeSlack {
+		}); n >= limit || &back[0] != at || cap(back) != len(plain)+decodeSlack {
 			t.Errorf("decompressing %s allocates %v times, room for %d", name, n, cap(back))
 		}
 	}
