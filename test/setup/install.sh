@@ -61,8 +61,8 @@ allow_cluster() { as_root rm -f $no_cluster; }
 
 install_packages() {
 	echo "setup: installing ${packages[*]} (apt-get)" >&2
-	local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -q)
-	as_root "${apt[@]}" update >&2
+	local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -qq)
+	as_root "${apt[@]}" update >&2 || fail "could not run apt-get as root: please install ${packages[*]} and call again"
 	local p
 	for p in "${packages[@]}"; do
 		if ! apt-cache show "$p" >/dev/null 2>&1; then
