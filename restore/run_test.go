@@ -55,7 +55,7 @@ func TestARestoreWritesEveryFileAsItWas(t *testing.T) {
 	for i := range 30 {
 		c.files[fmt.Sprintf("data/base/1/%d", 1000+i)] = pages(r, r.IntN(100))
 	}
-	large := pages(r, 9000)
+	large := pages(r, 1500)
 	c.files["data/base/1/large"] = large
 	c.files["data/base/1/copy of large"] = large // every chunk has two places
 	c.files["data/base/1/zeros"] = make([]byte, 500*8192)

@@ -275,7 +275,7 @@ func (v *verifier) listing(ctx context.Context) error {
 
 // contents checks every pack that is referred to.
 func (v *verifier) contents(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(v.o.Jobs, 1))
 	for _, key := range slices.Sorted(maps.Keys(v.packs)) {
 		p := v.packs[key]
@@ -284,11 +284,11 @@ func (v *verifier) contents(ctx context.Context) error {
 			_ = v.damaged(key, fmt.Errorf("%w: the pack is missing", ErrMismatch))
 			continue
 		}
-		if ctx.Err() != nil {
+		if gctx.Err() != nil {
 			break
 		}
 		g.Go(func() error {
-			err := v.pack(ctx, key, p)
+			err := v.pack(gctx, key, p)
 			// Where only the pack's name does not fit, all chunks were found good, or are marked.
 			p.broken = err != nil && !errors.Is(err, errName)
 			if err := v.damaged(key, err); err != nil {
