@@ -37,7 +37,8 @@ var (
 type Cache struct {
 	dir    string
 	lock   *os.File
-	id     string // the head of the lock file
+	id     string             // the head of the lock file
+	files  map[string]fileSum // those of the database when it was opened in good order
 	db     *badger.DB
 	broken atomic.Bool
 

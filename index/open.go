@@ -22,13 +22,14 @@ const cacheVersion = 1
 //	lock     locked by the process that has the cache open; it says what the cache is, and in which state
 //	db/      Badger's
 //
-// The lock file has three lines: version and repository, the machine's boot, and the state.
+// The lock file has three lines: version and repository, the machine's boot, and the state. Of a closed database, it then
+// lists the files.
 const (
 	lockName = "lock"
 	dbName   = "db"
 
 	stateOpening = "opening" // a process that dies here died of what it found
-	stateOpen    = "open"    // fine if the process dies; not if the machine does, since nothing is synced
+	stateOpen    = "open"    // good if the process died; not if the machine did, since nothing is synced
 	stateClosed  = "closed"
 	stateFailed  = "failed"
 )
@@ -106,19 +107,27 @@ func (c *Cache) start(repositoryID string) error {
 	return err
 }
 
-// usable reports whether the lock file speaks for what is there.
+// usable reports whether the lock file speaks for what is there, and sums the files up if they were closed in good order.
 func (c *Cache) usable(id string) bool {
-	b, err := io.ReadAll(io.LimitReader(io.NewSectionReader(c.lock, 0, 1<<20), 1<<20))
+	b, err := io.ReadAll(io.LimitReader(io.NewSectionReader(c.lock, 0, maxLock), maxLock))
 	if err != nil {
 		return false
 	}
 	if string(b) == id+stateOpen {
 		return true
 	}
-	// Closed in good order: the boot does not matter.
-	who, _, _ := strings.Cut(id, "\n")
-	return strings.HasPrefix(string(b), who+"\n") && strings.HasSuffix(string(b), "\n"+stateClosed)
+	who, state, _ := strings.Cut(string(b), "\n")
+	_, state, _ = strings.Cut(state, "\n") // closed is closed in any boot
+	state, files, _ := strings.Cut(state, "\n")
+	if state != stateClosed || !strings.HasPrefix(id, who+"\n") {
+		return false
+	}
+	c.files, err = sumFiles(filepath.Join(c.dir, dbName), nil)
+	return err == nil && matchSums(files, c.files)
 }
+
+// maxLock bounds what is read of a lock file: a line for every table of a cache of some terabytes.
+const maxLock = 64 << 20
 
 func (c *Cache) state(id, state string) error {
 	if err := c.lock.Truncate(0); err != nil {
@@ -128,7 +137,10 @@ func (c *Cache) state(id, state string) error {
 	return err
 }
 
-func (c *Cache) wipe() error { return os.RemoveAll(filepath.Join(c.dir, dbName)) }
+func (c *Cache) wipe() error {
+	c.files = nil
+	return os.RemoveAll(filepath.Join(c.dir, dbName))
+}
 
 // attempt opens the database and reads what is kept in memory.
 func (c *Cache) attempt(id string) (err error) {
@@ -171,8 +183,8 @@ func badgerOptions(dir string) badger.Options {
 		WithBaseLevelSize(64 << 20).
 		WithCompression(options.None). // IDs do not compress, and blocks are then read where they are mapped
 		WithBlockCacheSize(0).
-		WithIndexCacheSize(32 << 20).
-		WithChecksumVerificationMode(options.OnBlockRead).
+		WithIndexCacheSize(0).
+		WithChecksumVerificationMode(options.NoVerification).
 		WithValueThreshold(256 << 10).
 		WithValueLogFileSize(4 << 20)
 }
@@ -217,12 +229,14 @@ func (c *Cache) Close() error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	err := c.db.Close()
+	state := stateFailed
 	if err == nil && !c.broken.Load() {
-		err = c.state(c.id, stateClosed)
-	} else {
-		err = errors.Join(err, c.state(c.id, stateFailed))
+		var sums map[string]fileSum
+		if sums, err = sumFiles(filepath.Join(c.dir, dbName), c.files); err == nil {
+			state = stateClosed + formatSums(sums)
+		}
 	}
-	if err := errors.Join(err, c.lock.Close()); err != nil {
+	if err := errors.Join(err, c.state(c.id, state), c.lock.Close()); err != nil {
 		return fmt.Errorf("close index cache %s: %w", c.dir, err)
 	}
 	return nil

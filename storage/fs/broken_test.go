@@ -20,6 +20,7 @@ import (
 	"github.com/pgtrove/pgtrove/internal/durable"
 	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/storage/fs"
+	"github.com/pgtrove/pgtrove/storage/storagetest"
 )
 
 // nobody is the user that root's tests become where permissions matter.
@@ -113,56 +114,11 @@ func TestPermissionsAreTold(t *testing.T) {
 	})
 }
 
-// mountTmpfs mounts a small file system on a new directory. Who is not root has run inNamespace before.
-func mountTmpfs(t *testing.T, options string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
-		t.Fatalf("mount a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-const inNamespaceEnv = "PGTROVE_TEST_IN_NAMESPACE"
-
-// inNamespace reports whether the test may mount. A user who is not root runs the test again as root of a namespace of its own,
-// and this call then says no. Where the kernel forbids that, it says so: the errors of TestTheFileSizeLimitIsAFullStorage
-// and TestErrorsHaveAClass still stand for what these tests would see.
-func inNamespace(t *testing.T) bool {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return true
-	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), inNamespaceEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		t.Logf("run as root of a user namespace:\n%s", out)
-	case errors.As(err, &exit):
-		t.Errorf("in a user namespace: %v\n%s", err, out)
-	default:
-		t.Logf("NOT RUN on a file system of its own: not root, and no user namespace to be had: %v", err)
-	}
-	return false
-}
-
 func TestAFullFileSystem(t *testing.T) {
-	if !inNamespace(t) {
+	if !storagetest.CanMount(t) {
 		return
 	}
-	s, root := repositoryIn(t, filepath.Join(mountTmpfs(t, "size=2m"), "repo"))
+	s, root := repositoryIn(t, filepath.Join(storagetest.Tmpfs(t, "size=2m"), "repo"))
 	put(t, s, "a/small", "x")
 	before := names(t, root)
 	err := s.Put(t.Context(), "a/big", make([]byte, 3<<20))
@@ -173,7 +129,7 @@ func TestAFullFileSystem(t *testing.T) {
 	}
 	put(t, s, "a/big", strings.Repeat("y", 1<<20)) // the room of the failed one is free again
 
-	tight, root := repositoryIn(t, filepath.Join(mountTmpfs(t, "size=1m,nr_inodes=6"), "repo"))
+	tight, root := repositoryIn(t, filepath.Join(storagetest.Tmpfs(t, "size=1m,nr_inodes=6"), "repo"))
 	put(t, tight, "a/1", "x")
 	wantErr(t, "Put without an inode", tight.Put(t.Context(), "b/c/2", nil), storage.ErrFull)
 	if keys, err := list(t, tight, ""); err != nil || !slices.Equal(keys, []string{"a/1", "config"}) {
@@ -182,10 +138,10 @@ func TestAFullFileSystem(t *testing.T) {
 }
 
 func TestAReadOnlyFileSystem(t *testing.T) {
-	if !inNamespace(t) {
+	if !storagetest.CanMount(t) {
 		return
 	}
-	mount := mountTmpfs(t, "size=1m")
+	mount := storagetest.Tmpfs(t, "size=1m")
 	s, _ := repositoryIn(t, filepath.Join(mount, "repo"))
 	put(t, s, "a/b", "x")
 	if err := unix.Mount("", mount, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
@@ -206,13 +162,10 @@ func TestAReadOnlyFileSystem(t *testing.T) {
 }
 
 func TestAnUnmountedFileSystem(t *testing.T) {
-	if !inNamespace(t) {
+	if !storagetest.CanMount(t) {
 		return
 	}
-	mount := t.TempDir()
-	if err := unix.Mount("tmpfs", mount, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
+	mount := storagetest.Tmpfs(t, "size=1m")
 	s, _ := repositoryIn(t, mount)
 	put(t, s, "wal/there", "x")
 	if err := unix.Unmount(mount, 0); err != nil {
