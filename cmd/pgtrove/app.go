@@ -87,6 +87,7 @@ func (a *app) commands() []*cobra.Command {
 		newWALCommand(a),
 		newInfoCommand(a),
 		newVerifyCommand(a),
+		newInspectCommand(a),
 		newVersionCommand(a),
 	}
 }

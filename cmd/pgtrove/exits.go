@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -84,7 +86,8 @@ func classify(err error) exitRule {
 // exitPolicy is how a command turns an error into an exit code. All but wal fetch use the table as it is.
 type exitPolicy struct {
 	command string
-	fetch   bool
+	fetch   bool // it is wal fetch, or would be if it were not mistyped
+	push    bool
 	strict  bool
 }
 
@@ -102,6 +105,7 @@ func exitPolicyOf(root *cobra.Command, args []string) exitPolicy {
 	}
 	wal := slices.Index(args, "wal")
 	p.fetch = p.fetch || wal >= 0 && slices.Contains(args[wal:], "fetch")
+	p.push = wal >= 0 && slices.Contains(args[wal:], "push")
 	if err != nil || cmd.HasSubCommands() { // no command: is it PostgreSQL that asks?
 		p.fetch = p.fetch || slices.ContainsFunc(args, isWALFile)
 	}
@@ -116,11 +120,15 @@ func isWALFile(arg string) bool {
 
 // prepare makes sure that even a crash of the program is no exit code below 126: the Go runtime ends a crashed
 // process with 2, which recovery would take for the end of the archive; killed by a signal it gives up instead. No
-// core file is written, it would hold keys.
+// core file is written, it would hold keys. And where the server's log is gone, a message that cannot be written must
+// not decide what becomes of a WAL file.
 func (p exitPolicy) prepare() {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	if p.fetch {
 		debug.SetTraceback("crash")
+	}
+	if p.fetch || p.push {
+		signal.Ignore(syscall.SIGPIPE)
 	}
 }
 

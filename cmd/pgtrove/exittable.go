@@ -103,6 +103,8 @@ func clusterRules() []exitRule {
 			meaning: "the place to restore to cannot be used; nothing was written", hintOf: refusedHint},
 		{name: "`restore.ErrMismatch`", is: restore.ErrMismatch, code: codeDamaged,
 			meaning: "the parts of a snapshot do not fit together"},
+		{name: "no such object", is: errNoObject, code: codeAbsent,
+			meaning: "inspect was given a name that no object has"},
 		{name: "absent path", is: errNoWALFile, code: codeAbsent,
 			meaning: "wal push was given a path at which there is nothing"},
 		{name: "no data directory", is: errNoDataDirectory, code: codeUsage,

@@ -34,7 +34,10 @@ func (a *app) main(args []string) (code int) {
 			}
 		}
 	}()
-	ctx, stop := interruptible(func() { os.Exit(policy.code(errInterrupted)) })
+	ctx, stop := interruptible(func() {
+		_, _ = fmt.Fprintf(os.Stderr, "pgtrove: %v\n", errInterrupted)
+		os.Exit(policy.code(errInterrupted))
+	})
 	defer stop()
 	err := root.ExecuteContext(ctx)
 	if err != nil && context.Cause(ctx) == errInterrupted {
@@ -44,18 +47,19 @@ func (a *app) main(args []string) (code int) {
 }
 
 // interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP cancels with errInterrupted, so that a
-// backup stops the server's backup mode and removes what it began. The second one calls now.
+// backup ends on the server and what was begun is taken back. The second one calls now, and so does SIGQUIT, by which
+// PostgreSQL ends its commands when it is shut down at once: Go's own answer to it is a page of stacks and exit code 2.
 func interruptible(now func()) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		for {
 			select {
-			case <-signals:
-				if ctx.Err() != nil {
+			case s := <-signals:
+				if ctx.Err() != nil || s == syscall.SIGQUIT {
 					now()
 				}
 				cancel(errInterrupted)

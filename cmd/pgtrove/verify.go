@@ -239,7 +239,7 @@ type verifyJSON struct {
 	Packs     int    `json:"packs"`
 	PackBytes int64  `json:"pack_bytes"`
 	WALFiles  int64  `json:"wal_files"`
-	WALBytes  int64  `json:"wal_bytes"`
+	WALBytes  int64  `json:"wal_bytes,omitempty"` // as stored; not counted where snapshots were named
 	ReadData  bool   `json:"read_data"`
 	Damaged   int    `json:"damaged"`
 }
@@ -268,14 +268,17 @@ func (v *verifyRun) show() error {
 	if len(v.damage) > 0 {
 		return v.failure()
 	}
-	if v.settings.JSON {
+	switch {
+	case v.settings.JSON:
+		return nil
+	case s.Snapshots == 0 && s.WALFiles == 0:
+		v.out.info("nothing to verify: no snapshots yet%s", ofCluster(v.settings.Cluster))
 		return nil
 	}
 	text := fmt.Sprintf("%s with %s: all of %s in %s ", showCount(int64(s.Snapshots), "snapshot", "snapshots"),
 		showCount(s.Files, "file", "files"), showCount(s.Chunks, "chunk", "chunks"), showCount(int64(s.Packs), "pack", "packs"))
 	if v.readData {
-		text += fmt.Sprintf("(%s) and %s of WAL (%s) are intact, every byte was read", showBytes(s.PackBytes),
-			showCount(s.WALFiles, "file", "files"), showBytes(s.WALBytes))
+		text += fmt.Sprintf("(%s) and %s of WAL are intact, every byte was read", showBytes(s.PackBytes), showCount(s.WALFiles, "file", "files"))
 	} else {
 		text += fmt.Sprintf("(%s) are there; --read-data reads them", showBytes(s.PackBytes))
 	}
