@@ -85,7 +85,11 @@ say() { # a new step of the story
 }
 note() { printf '   %s\n' "$*"; }
 show() { # a command as a person would type it, and what it prints
-	printf '   %s$ %s%s\n' "$dim" "$*" "$plain"
+	local word line=''
+	for word in "$@"; do
+		case $word in *' '*) line+=" '$word'" ;; *) line+=" $word" ;; esac
+	done
+	printf '   %s$%s%s\n' "$dim" "$line" "$plain"
 	as_user "$@"
 }
 bold='' dim='' plain=''
@@ -93,10 +97,13 @@ if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'; fi
 
 sql() { as_user psql -h "$scratch/sockets/$1" -XqAt -v ON_ERROR_STOP=1 -c "$2"; }
 table() { as_user psql -h "$scratch/sockets/$1" -Xq -v ON_ERROR_STOP=1 -P footer=off -c "$2" | sed 's/^/   /; s/ *$//'; }
-start() {
-	as_user mkdir -p "$scratch/sockets/$1"
-	starting=$1
-	as_user pg_ctl -D "$scratch/$1" -l "$scratch/$1.log" -t 120 -w -o "-c listen_addresses= -k $scratch/sockets/$1" start >/dev/null
+start() { # start NAME [SETTING]
+	local name=$1 options
+	shift
+	options="-c listen_addresses= -k $scratch/sockets/$name${*:+ -c $*}"
+	as_user mkdir -p "$scratch/sockets/$name"
+	starting=$name
+	as_user pg_ctl -D "$scratch/$name" -l "$scratch/$name.log" -t 120 -w -o "$options" start >/dev/null
 	starting=''
 }
 fingerprint() { sql "$1" "SELECT count(*) || ' rows, md5 ' || md5(string_agg(o::text, E'\n' ORDER BY id)) FROM orders o"; }
@@ -129,7 +136,7 @@ sql production "CREATE TABLE orders (id int PRIMARY KEY, customer text, amount n
 note "$(sql production "SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database") in the cluster, $(sql production "SELECT count(*) FROM orders") orders"
 
 say "Back it up while it works: pgbench keeps writing meanwhile."
-as_user pgbench -n -c 2 -T 5 >/dev/null 2>&1 &
+as_user pgbench -n -c 2 -R 200 -T 5 >/dev/null 2>&1 &
 load=$!
 show pgtrove backup
 wait $load
@@ -162,7 +169,8 @@ say "Restore to the moment before, into a new directory. pgtrove chooses the sna
 show pgtrove restore --to "$scratch/restored" --target-time "$moment"
 
 say "Start a second server on it. It fetches its WAL from the repository and stops at the moment."
-start restored
+note "archive_mode = off, so that the copy does not archive beside the original"
+start restored archive_mode=off
 for ((i = 0; i < 600; i++)); do
 	[ "$(sql restored "SELECT pg_is_in_recovery()")" = f ] && break
 	sleep 0.1
