@@ -131,10 +131,10 @@ func (c *Cluster) unclaim(err error) error {
 	return err
 }
 
-// pingEvery is short enough for proxies that drop idle connections.
-const pingEvery = 20 * time.Second
+// pingEvery is short enough for proxies that drop idle connections, and to learn early that copying on is useless.
+const pingEvery = 5 * time.Second
 
-// Guard runs fn and meanwhile makes sure, every 20 seconds, that the connection is there and that a standby still is one. When
+// Guard runs fn and meanwhile makes sure, every 5 seconds, that the connection is there and that a standby still is one. When
 // either fails, the context of fn is cancelled and Guard returns that error: what fn copies would be void.
 //
 // Errors: ErrConnectionLost, ErrPromoted, fn's own.

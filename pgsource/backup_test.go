@@ -123,24 +123,31 @@ func TestStopReturnsWhatTheServerWrote(t *testing.T) {
 	})
 }
 
-func TestTwoBackupsAtOnce(t *testing.T) {
+func TestSession(t *testing.T) {
 	eachVersion(t, func(t *testing.T, version string) {
 		s := running(t, version, pgtest.Options{})
-		one, two := start(t, connect(t, s)), start(t, connect(t, s))
-		if _, err := one.Stop(t.Context()); err != nil {
-			t.Error(err)
-		}
-		if _, err := two.Stop(t.Context()); err != nil {
-			t.Error(err)
-		}
-		if one.StartLSN == two.StartLSN {
-			t.Errorf("both start at %s", one.StartLSN)
-		}
+		t.Run("two backups run at once", func(t *testing.T) { twoAtOnce(t, s) })
+		t.Run("a backup is started and stopped once", func(t *testing.T) { startedOnce(t, s) })
+		t.Run("a lost connection voids the backup", func(t *testing.T) { lostConnection(t, s) })
+		t.Run("guard ends with the work", func(t *testing.T) { guardEnds(t, s) })
+		t.Run("guard notices the loss of the connection", func(t *testing.T) { guardNotices(t, s) })
 	})
 }
 
-func TestBackupIsStartedAndStoppedOnce(t *testing.T) {
-	s := running(t, "15", pgtest.Options{})
+func twoAtOnce(t *testing.T, s *pgtest.Server) {
+	one, two := start(t, connect(t, s)), start(t, connect(t, s))
+	if _, err := one.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := two.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if one.StartLSN == two.StartLSN {
+		t.Errorf("both start at %s", one.StartLSN)
+	}
+}
+
+func startedOnce(t *testing.T, s *pgtest.Server) {
 	c := connect(t, s)
 	b := start(t, c)
 	if _, err := c.Start(t.Context(), "again", true); !errors.Is(err, pgsource.ErrBackupState) {
@@ -156,21 +163,53 @@ func TestBackupIsStartedAndStoppedOnce(t *testing.T) {
 	}
 }
 
-func TestLostConnectionVoidsTheBackup(t *testing.T) {
-	eachVersion(t, func(t *testing.T, version string) {
-		s := running(t, version, pgtest.Options{})
-		c := connect(t, s)
-		b := start(t, c)
-		if got := s.Query(t, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgtrove'"); got != "1" {
-			t.Fatalf("%s sessions", got)
-		}
-		if _, err := b.Stop(t.Context()); !errors.Is(err, pgsource.ErrConnectionLost) {
-			t.Errorf("stop: %v", err)
-		}
-		if _, err := c.WALSegment(t.Context(), pg.Segment{Timeline: 1, Number: 1}); !errors.Is(err, pgsource.ErrConnectionLost) {
-			t.Errorf("afterwards: %v", err)
+// disconnect ends all sessions of this package on the server's side.
+func disconnect(t *testing.T, s *pgtest.Server) {
+	t.Helper()
+	got := s.Query(t, "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity WHERE application_name = 'pgtrove'")
+	if got != "t" {
+		t.Fatal("no session")
+	}
+}
+
+func lostConnection(t *testing.T, s *pgtest.Server) {
+	c := connect(t, s)
+	b := start(t, c)
+	disconnect(t, s)
+	if _, err := b.Stop(t.Context()); !errors.Is(err, pgsource.ErrConnectionLost) {
+		t.Errorf("stop: %v", err)
+	}
+	if _, err := c.WALSegment(t.Context(), pg.Segment{Timeline: 1, Number: 1}); !errors.Is(err, pgsource.ErrConnectionLost) {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+func guardEnds(t *testing.T, s *pgtest.Server) {
+	b := start(t, connect(t, s))
+	failed := errors.New("failed")
+	if err := b.Guard(t.Context(), func(context.Context) error { return failed }); !errors.Is(err, failed) {
+		t.Error(err)
+	}
+	if err := b.Guard(t.Context(), func(context.Context) error { return nil }); err != nil {
+		t.Error(err)
+	}
+	stop(t, b)
+}
+
+func guardNotices(t *testing.T, s *pgtest.Server) {
+	b := start(t, connect(t, s))
+	err := b.Guard(t.Context(), func(ctx context.Context) error {
+		disconnect(t, s)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Minute):
+			return errors.New("nobody told")
 		}
 	})
+	if !errors.Is(err, pgsource.ErrConnectionLost) {
+		t.Error(err)
+	}
 }
 
 func TestNoBackupRunsAfterClose(t *testing.T) {
@@ -260,19 +299,6 @@ func TestSessionSurvivesTimeouts(t *testing.T) {
 		time.Sleep(1500 * time.Millisecond)
 		stop(t, b)
 	})
-}
-
-func TestGuardEndsTheWorkWithTheWork(t *testing.T) {
-	s := running(t, "15", pgtest.Options{})
-	b := start(t, connect(t, s))
-	failed := errors.New("failed")
-	if err := b.Guard(t.Context(), func(context.Context) error { return failed }); !errors.Is(err, failed) {
-		t.Error(err)
-	}
-	if err := b.Guard(t.Context(), func(context.Context) error { return nil }); err != nil {
-		t.Error(err)
-	}
-	stop(t, b)
 }
 
 func TestMinimalWALLevelIsRefused(t *testing.T) {

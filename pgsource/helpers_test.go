@@ -18,10 +18,13 @@ import (
 	"github.com/pgtrove/pgtrove/test/pgtest"
 )
 
-// eachVersion runs a test on servers of the versions that are asked for.
+// eachVersion runs a test on servers of the versions that are asked for, several at once: most of the time they wait.
 func eachVersion(t *testing.T, test func(t *testing.T, version string)) {
 	for _, v := range pgtest.Versions(t) {
-		t.Run(v, func(t *testing.T) { test(t, v) })
+		t.Run(v, func(t *testing.T) {
+			t.Parallel()
+			test(t, v)
+		})
 	}
 }
 

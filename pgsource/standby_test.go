@@ -24,7 +24,7 @@ func standbyOf(t *testing.T, s *pgtest.Server) *pgtest.Server {
 // catchUp waits until the standby has replayed all that the primary wrote.
 func catchUp(t *testing.T, primary, standby *pgtest.Server) {
 	t.Helper()
-	lsn := primary.Query(t, "SELECT pg_current_wal_insert_lsn()")
+	lsn := primary.Query(t, "SELECT pg_current_wal_flush_lsn()")
 	standby.WaitQuery(t, "SELECT pg_last_wal_replay_lsn() >= '"+lsn+"'", "t", startTimeout)
 }
 

@@ -38,12 +38,12 @@ func (b *Backup) Verifier() *Verifier {
 // rereads are the pauses before a wrong page is read again. A page that was torn because the server was writing it is whole
 // after the first; more are for a server that is starved.
 func rereads() []time.Duration {
-	return []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, 400 * time.Millisecond}
+	return []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond}
 }
 
 // patientRuns is for how many runs with pages that stay wrong all pauses are made. With a file full of them they would add up
-// to hours, and no server writes to all of it at once; afterwards a wrong page is read again once, at once.
-const patientRuns = 100
+// to hours, and no server writes to all of it at once; afterwards a wrong page is only read again after the first two.
+const patientRuns = 20
 
 // Check verifies consecutive pages that were read from f, first being the number of the first in the file, and returns those that are
 // damaged. A page is right when its checksum is, or when it is all zeros (PageIsVerified in bufpage.c; an uninitialised page
@@ -103,7 +103,7 @@ func (v *Verifier) recheck(ctx context.Context, f *File, pages []byte, first int
 	}
 	defer file.Close()
 	for n, pause := range rereads() {
-		if n > 0 && v.patience.Load() <= 0 {
+		if n > 1 && v.patience.Load() <= 0 {
 			break
 		}
 		select {

@@ -17,7 +17,7 @@ import (
 )
 
 // Files lists all that a snapshot of the cluster holds, sorted by path: the data directory and its tablespaces below "data", the
-// configuration files from elsewhere below "config". What postgresql leaves out of base backups is left out.
+// configuration files from elsewhere below "config". What PostgreSQL leaves out of base backups is left out.
 //
 // Files that come and go meanwhile may be in the list or not; recovery makes up for either. A directory that cannot be read is
 // an error that names it.
