@@ -33,6 +33,16 @@ type Choice struct {
 	Warnings []string       // what a person should know before going on
 }
 
+// WALFiles returns what a server needs in pg_wal to come to the end of the snapshot by itself: the history files that
+// there are, and the segments.
+func (c *Choice) WALFiles() []string {
+	names := c.Path.Histories()
+	for _, s := range c.Path.Segments(c.Snapshot.Window.StartLSN, c.Snapshot.Window.StopLSN) {
+		names = append(names, s.Name(c.Snapshot.Server.WALSegmentSize))
+	}
+	return names
+}
+
 // anchor is what WAL coverage needs to know of a snapshot.
 func anchor(m *snapshot.Manifest) walarchive.Snapshot {
 	return walarchive.Snapshot{
@@ -133,8 +143,8 @@ func (c *Chooser) candidate(m *snapshot.Manifest, goal TimelineGoal) candidate {
 	case tli != m.Window.StopTimeline && !known:
 		k.flaw = fmt.Sprintf("timeline %d cannot be followed: the archive does not know it", tli)
 	case !k.path.Contains(anchor(m)):
-		k.flaw = fmt.Sprintf("timeline %d cannot be followed: its history does not go through timeline %d at %s, where the snapshot ends",
-			tli, m.Window.StopTimeline, m.Window.StopLSN)
+		k.flaw = fmt.Sprintf("timeline %d cannot be followed: its history does not go through timeline %d at %s, where the snapshot ends; "+
+			"the snapshot's own can, with --target-timeline current", tli, m.Window.StopTimeline, m.Window.StopLSN)
 	case !ok:
 		missing := k.path.Missing(m.Window.StartLSN, m.Window.StopLSN)
 		k.flaw = "the archive lacks WAL that the snapshot needs to become consistent, the first segment is " +

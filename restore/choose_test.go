@@ -272,6 +272,15 @@ func TestTheTimelineDecidesWhichSnapshotsCount(t *testing.T) {
 	s5.Window.StopLSN = lsn(5, 700_000)
 	w.chooses(Target{}, nil, "s2", "s5 was passed over")
 
+	across := w.chooses(on(Target{}, 2), s2, "s2")
+	across.Snapshot.Server.WALSegmentSize = segSize
+	across.Snapshot.Window.StopLSN = lsn(6, 1)
+	want := []string{"00000002.history", segmentFile(1, 2), segmentFile(1, 3), segmentFile(1, 4), segmentFile(2, 5), segmentFile(2, 6)}
+	if got := across.WALFiles(); !slices.Equal(got, want) {
+		t.Errorf("files to start with: %v", got)
+	}
+	across.Snapshot.Window.StopLSN = lsn(2, 500_000)
+
 	set := w.chooses(on(atTime(9.5), 2), nil, "s2").Recovery("c", "")
 	if set.Timeline != 2 || set.OwnTimeline {
 		t.Errorf("settings %+v", set)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -132,6 +133,34 @@ func TestRefusalsChangeNothing(t *testing.T) {
 	}
 	if len(c.repo.reads) != 0 {
 		t.Errorf("read from the repository: %v", c.repo.reads)
+	}
+}
+
+func TestRootGivesFilesToTheirFormerOwnersByName(t *testing.T) {
+	u, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := user.LookupGroupId(u.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := ownership{root: true, known: map[snapshot.Owner]ids{}}
+	for name, c := range map[string]struct {
+		was  snapshot.Owner
+		want string
+	}{
+		"known here":   {snapshot.Owner{UID: 4001, GID: 4002, User: u.Username, Group: g.Name}, u.Uid + " " + u.Gid},
+		"unknown here": {snapshot.Owner{UID: 4001, GID: 4002, User: "no such user", Group: "no such group"}, "4001 4002"},
+		"nameless":     {snapshot.Owner{UID: 4001, GID: 4002}, "4001 4002"},
+	} {
+		if got := o.of(c.was); fmt.Sprint(got.uid, got.gid) != c.want {
+			t.Errorf("%s: %v, want %s", name, got, c.want)
+		}
+	}
+	o.root = false
+	if got := o.of(snapshot.Owner{UID: 4001, GID: 4002}); got != (ids{-1, -1}) {
+		t.Errorf("without root: %v", got)
 	}
 }
 

@@ -48,17 +48,14 @@ func (r *runner) finish(ctx context.Context) error {
 		return err
 	}
 	r.written(r.control.Size)
-	// The entry's own time, and the directory's, which the new file has changed.
 	if err := os.Chtimes(path, a.mtime, a.mtime); err != nil {
 		return fmt.Errorf("finish %s: %w", path, err)
 	}
 	if err := os.Remove(r.path(Marker)); err != nil {
 		return fmt.Errorf("finish %s: %w", r.report.Dir, err)
 	}
-	for _, dir := range []string{r.report.Dir, filepath.Dir(r.report.Dir)} {
-		if err := durable.SyncDir(dir); err != nil {
-			return fmt.Errorf("finish %s: %w", dir, err)
-		}
+	if err := durable.SyncDir(r.report.Dir); err != nil {
+		return fmt.Errorf("finish %s: %w", r.report.Dir, err)
 	}
 	return nil
 }

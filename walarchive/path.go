@@ -133,6 +133,17 @@ func (p *Path) Segments(start, stop pg.LSN) []pg.Segment {
 	return all
 }
 
+// Histories returns the names of the path's history files, as far as the archive holds them.
+func (p *Path) Histories() []string {
+	var names []string
+	for _, s := range p.history {
+		if _, ok := p.c.histories[s.Timeline]; ok {
+			names = append(names, s.Timeline.HistoryName())
+		}
+	}
+	return names
+}
+
 // Resumes returns the first segment from n on that the archive holds on this path; false if there is none.
 func (p *Path) Resumes(n uint64) (uint64, bool) {
 	for i := p.at(n); i < len(p.first); i++ {
