@@ -141,7 +141,7 @@ load=$!
 show pgtrove backup
 wait $load
 
-say "Back it up again: it is complete too, and costs only what changed."
+say "Back it up again: this snapshot is complete too, and only chunks that are new are stored."
 show pgtrove backup --tag reason=again
 
 say "Life goes on: three orders come in after the last backup."

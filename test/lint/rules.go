@@ -52,7 +52,10 @@ func noGlobals(files []file) []string {
 // cannot be constants.
 func allowedGlobals() map[string]string {
 	return map[string]string{
-		"test/pgtest.built": "the binary is built once per test program",
+		"test/pgtest.built":  "the binary is built once per test program",
+		"snapshot.zeroPage":  "a constant; Go has no constant arrays",
+		"index.counterKey":   "a constant; Go has no constant slices",
+		"repo.defaultParams": "a constant; Go has no constant structs",
 	}
 }
 

@@ -57,12 +57,23 @@ as_root() {
 # Debian's packages start a cluster "main" on port 5432 when they are installed
 # first. Nobody asked for one here, so its own switch is turned off meanwhile.
 no_cluster=/etc/postgresql-common/createcluster.d/pgtrove-setup.conf
-allow_cluster() { as_root rm -f $no_cluster; }
+log=''
+finish() { # on any exit
+	local code=$?
+	if [ -e $no_cluster ]; then as_root rm -f $no_cluster; fi
+	if [ $code != 0 ] && [ -s "$log" ]; then tail -n 30 "$log" >&2; fi
+	rm -f "$log"
+}
+
+apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -q "$@" >>"$log" 2>&1; }
 
 install_packages() {
 	echo "setup: installing ${packages[*]} (apt-get)" >&2
-	local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -qq)
-	as_root "${apt[@]}" update >&2 || fail "could not run apt-get as root: please install ${packages[*]} and call again"
+	as_root true || fail "not allowed to act as root: please install ${packages[*]} and call again"
+	log=$(mktemp)
+	trap finish EXIT
+	trap 'exit 130' INT TERM
+	apt update || fail "apt-get update failed"
 	local p
 	for p in "${packages[@]}"; do
 		if ! apt-cache show "$p" >/dev/null 2>&1; then
@@ -74,14 +85,12 @@ install_packages() {
 	done
 	case " ${packages[*]} " in
 	*" postgresql"*)
-		as_root "${apt[@]}" install -y --no-install-recommends postgresql-common >&2
-		trap allow_cluster EXIT
-		trap 'exit 130' INT TERM
+		apt install -y --no-install-recommends postgresql-common || fail "apt-get install failed"
 		as_root mkdir -p ${no_cluster%/*}
 		echo "create_main_cluster = off" | as_root tee $no_cluster >/dev/null
 		;;
 	esac
-	as_root "${apt[@]}" install -y --no-install-recommends "${packages[@]}" >&2
+	apt install -y --no-install-recommends "${packages[@]}" || fail "apt-get install failed"
 }
 
 if [ ${#packages[@]} -gt 0 ]; then
