@@ -246,7 +246,7 @@ func TestAPackWithEverySizeFits(t *testing.T) {
 	for i := range 2000 {
 		p.Sessions = append(p.Sessions, pack.Session{SID: fmt.Sprintf("s%d", i), Encapsulation: bytes.Repeat([]byte{byte(i)}, 1120)})
 	}
-	const chunks = 100_000
+	const chunks = 20_000
 	for i := range uint64(chunks) {
 		p.Entries = append(p.Entries, pack.Entry{ID: id(i), Offset: uint32(p.End()), Sealed: 100, Plain: 200, Session: uint16(i % 2000), Nonce: i})
 	}
