@@ -22,8 +22,8 @@ func (s *Store) List(ctx context.Context, prefix string, fn func(storage.Info) e
 		return err
 	}
 	dir := prefix[:strings.LastIndexByte(prefix, '/')+1]
-	w := walk{s: s, ctx: ctx, prefix: prefix, fn: fn}
-	if err := w.dir(dir); err != nil {
+	w := walk{s: s, prefix: prefix, fn: fn}
+	if err := w.dir(ctx, dir); err != nil {
 		return err
 	}
 	// When the file system went away in between, its directories looked empty: this must not pass for the end.
@@ -32,13 +32,12 @@ func (s *Store) List(ctx context.Context, prefix string, fn func(storage.Info) e
 
 type walk struct {
 	s      *Store
-	ctx    context.Context
 	prefix string
 	fn     func(storage.Info) error
 }
 
 // dir walks the directory whose keys begin with under, which is empty or ends in a slash.
-func (w *walk) dir(under string) error {
+func (w *walk) dir(ctx context.Context, under string) error {
 	if len(under) > storage.MaxKey {
 		return w.fail(under, errTooDeep)
 	}
@@ -69,11 +68,11 @@ func (w *walk) dir(under string) error {
 	// As keys sort: everything in the directory "a" begins with "a/", which comes after "a-b" and before "a0".
 	slices.Sort(names)
 	for _, name := range names {
-		if err := w.ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return &storage.Error{Op: "list", Key: w.prefix, Err: err}
 		}
 		if strings.HasSuffix(name, "/") {
-			err = w.dir(under + name)
+			err = w.dir(ctx, under+name)
 		} else {
 			err = w.file(under + name)
 		}
