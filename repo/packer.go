@@ -162,8 +162,6 @@ func (s *Session) hand(ctx context.Context, f *filled) error {
 	select {
 	case s.full <- f:
 		return nil
-	case <-s.ctx.Done():
-		return context.Cause(s.ctx)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

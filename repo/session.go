@@ -84,8 +84,6 @@ type Session struct {
 	publishing sync.Mutex // guards what the index says of packs against what the segment under way will say
 	segment    uint32     // the number in the local index of the segment under way
 	begun      bool       // it has one
-
-	ctx context.Context // ends with the uploaders; a writer that waits for one waits on it as well
 }
 
 // Write runs fn with a new session (W0 to W2 of the protocol in docs/design.md). A session that ends without
@@ -102,7 +100,6 @@ func (r *Repo) Write(ctx context.Context, o SessionOptions, fn func(ctx context.
 	s.book.last = o.Now()
 
 	up, upCtx := errgroup.WithContext(ctx)
-	s.ctx = upCtx
 	for range uploaders {
 		up.Go(func() error { return s.upload(upCtx) })
 	}

@@ -36,6 +36,14 @@ func (r *Repo) openView(ctx context.Context, cacheDir string) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
+	v, err := r.loadView(ctx, cacheDir, names)
+	if cacheDir != "" && (errors.Is(err, index.ErrCache) || errors.Is(err, index.ErrNoSpace)) {
+		return r.loadView(ctx, "", names) // beside it, in a place that is removed afterwards
+	}
+	return v, err
+}
+
+func (r *Repo) loadView(ctx context.Context, cacheDir string, names []string) (*View, error) {
 	v := &View{repo: r, segments: map[uint32]bool{}}
 	if err := v.openCache(cacheDir); err != nil {
 		return nil, err
