@@ -47,11 +47,12 @@ bench-peers: ## backup of a 2.5 GB cluster, in turn with pgBackRest
 
 fuzz: ## each fuzzed decoder for FUZZTIME (1m)
 	@test/setup/install.sh build
-	$(USE_GO); for dir in $(call with,Fuzz); do \
+	@$(USE_GO); failed=0; for dir in $(call with,Fuzz); do \
 		for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go | cut -c 6-); do \
-			go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir; \
+			echo "$$dir $$f"; \
+			go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir || failed=1; \
 		done; \
-	done
+	done; exit $$failed
 
 clean: ## what build made; the cache of the tests stays (test/setup/cache-dir.sh says where)
 	rm -rf bin
