@@ -40,11 +40,15 @@ func newApp() *app {
 	return a
 }
 
-// isTerminal says whether progress may be drawn with cursor movements.
+// isTerminal says whether progress may be drawn with cursor movements. A terminal that does not know its size gets
+// lines instead.
 func (a *app) isTerminal() bool {
 	f, ok := a.stderr.(*os.File)
-	dumb, _ := a.env.lookup("TERM")
-	return ok && dumb != "dumb" && term.IsTerminal(int(f.Fd()))
+	if name, _ := a.env.lookup("TERM"); !ok || name == "" || name == "dumb" {
+		return false
+	}
+	width, height, err := term.GetSize(int(f.Fd()))
+	return err == nil && width > 0 && height > 0
 }
 
 // newRootCommand puts the command line together.

@@ -122,7 +122,7 @@ func (p *progress) status(now time.Time) string {
 	}
 	if total > done && speed >= 1 {
 		left := time.Duration(float64(total-done) / speed * float64(time.Second))
-		parts = append(parts, showDuration(left.Round(time.Second))+" left")
+		parts = append(parts, showLeft(left)+" left")
 	}
 	return strings.Join(parts, ", ")
 }

@@ -18,7 +18,7 @@ func newSnapshotsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "snapshots",
 		Short: "List the snapshots, newest last",
-		Long:  "List the snapshots of all clusters, or of the one that --cluster names, newest last.",
+		Long:  "List the snapshots of a cluster (--cluster, default main), newest last.",
 		Args:  exactly(),
 		RunE:  a.run(func(ctx context.Context, _ []string) error { return a.snapshots(ctx) }),
 	}
@@ -29,7 +29,8 @@ func (a *app) snapshots(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := loadCatalog(ctx, r, a.settings.Cluster)
+	name := a.settings.clusterName()
+	c, err := loadCatalog(ctx, r, name)
 	if err != nil {
 		return err
 	}
@@ -45,8 +46,11 @@ func (a *app) snapshots(ctx context.Context) error {
 		}
 		return c.damage(a)
 	}
+	if err := a.tellOthers(ctx, r, name); err != nil {
+		return err
+	}
 	if len(c.snapshots) == 0 && len(c.damaged) == 0 {
-		a.out.info("no snapshots yet%s", ofCluster(a.settings.Cluster))
+		a.out.info("no snapshots of cluster %s yet", name)
 		return nil
 	}
 	t := newTable("ID", "CLUSTER", "PG", "TAKEN", ">SIZE", ">ADDED", ">FILES", "TL", "STOP LSN", "WAL", "TAGS")
@@ -58,6 +62,25 @@ func (a *app) snapshots(ctx context.Context) error {
 		return err
 	}
 	return c.damage(a)
+}
+
+// tellOthers says that the repository holds more than the cluster that is shown, where none was asked for.
+func (a *app) tellOthers(ctx context.Context, r *repo.Repo, shown string) error {
+	if a.settings.Cluster != "" || a.settings.Quiet {
+		return nil
+	}
+	var others []string
+	err := r.List(ctx, "snapshots/", func(key string, _ int64) error {
+		parts := strings.Split(key, "/")
+		if len(parts) == 3 && parts[1] != shown && !slices.Contains(others, parts[1]) {
+			others = append(others, parts[1])
+		}
+		return nil
+	})
+	if err == nil && len(others) > 0 {
+		a.out.info("showing cluster %s; --cluster shows another: %s", shown, strings.Join(others, ", "))
+	}
+	return err
 }
 
 // damage reports commits that did not open, after all that did were shown.

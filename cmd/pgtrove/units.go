@@ -33,6 +33,14 @@ func showDuration(d time.Duration) string {
 	return fmt.Sprintf("%d d %d h", int(d.Hours())/24, int(d.Hours())%24)
 }
 
+// showLeft writes an estimate: no fractions of seconds, and never nothing.
+func showLeft(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%d s", max(int(d.Seconds()+0.5), 1))
+	}
+	return showDuration(d)
+}
+
 // showCount writes n things.
 func showCount(n int64, one, many string) string {
 	if n == 1 {

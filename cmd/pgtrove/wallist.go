@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +19,7 @@ func newWALListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the archived WAL in rows without gaps",
+		Long:  "List the archived WAL of a cluster (--cluster, default main), each row a stretch of segments without a gap.",
 		Args:  exactly(),
 		RunE:  a.run(func(ctx context.Context, _ []string) error { return a.walList(ctx) }),
 	}
@@ -40,13 +42,18 @@ func (a *app) walList(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	archives, err := findArchives(ctx, r, a.settings.Cluster, nil)
+	archives, err := findArchives(ctx, r, a.settings.clusterName(), nil)
 	if err != nil {
 		return err
 	}
 	t := newTable("CLUSTER", "SYSTEM ID", ">TL", "FIRST", "LAST", ">SEGMENTS", "FROM LSN", "TO LSN")
+	var others []string // files that are no whole segments
 	for _, c := range archives {
 		for _, tli := range c.Timelines() {
+			if _, ok := c.History(tli); ok && tli > 1 {
+				others = append(others, tli.HistoryName())
+			}
+			others = append(others, c.Partials(tli)...)
 			for _, s := range c.Spans(tli) {
 				from := pg.Segment{Timeline: tli, Number: s.First}
 				to := pg.Segment{Timeline: tli, Number: s.Last}
@@ -68,11 +75,18 @@ func (a *app) walList(ctx context.Context) error {
 	switch {
 	case a.settings.JSON:
 		return nil
-	case len(t.rows) == 0:
-		a.out.info("no WAL segments yet%s", ofCluster(a.settings.Cluster))
+	case len(t.rows) == 0 && len(others) == 0:
+		a.out.info("no WAL segments of cluster %s yet", a.settings.clusterName())
 		return nil
 	}
-	return a.out.print("%s", t)
+	text := ""
+	if len(t.rows) > 0 {
+		text = t.String()
+	}
+	if len(others) > 0 {
+		text += "besides: " + strings.Join(others, ", ") + "\n"
+	}
+	return a.out.print("%s", text)
 }
 
 // findArchives scans the WAL of one cluster, or of all where cluster is "", of every system in it. Systems that have
