@@ -106,16 +106,17 @@ func (i *Info) takeEnd(header, data []byte) bool {
 			return false
 		}
 	}
+	first := i.Commits+i.Aborts == 0
+	if first || at.Before(i.FirstCommit) {
+		i.FirstCommit = at
+	}
+	if first || at.After(i.LastCommit) {
+		i.LastCommit = at
+	}
 	if op == xactCommit || op == xactCommitPrepared {
 		i.Commits++
 	} else {
 		i.Aborts++
-	}
-	if i.FirstCommit.IsZero() || at.Before(i.FirstCommit) {
-		i.FirstCommit = at
-	}
-	if at.After(i.LastCommit) {
-		i.LastCommit = at
 	}
 	if xid == 0 {
 		return true

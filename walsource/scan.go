@@ -32,7 +32,7 @@ type scan struct {
 	timeline pg.Timeline // of the last page looked at
 	prev     pg.LSN      // of the last whole record, 0 before the first
 	tail     tail        // of the segment before
-	scratch  []byte      // for records that cross pages
+	long     longRecord  // the one that crosses pages, if any: here so that it costs no allocation
 }
 
 func newScan(data []byte, info *Info) *scan {
@@ -120,13 +120,14 @@ func (s *scan) head() *stop {
 	if bad != nil || !s.continued() {
 		return bad
 	}
-	r := longRecord{total: int64(h.remLen), skip: true}
+	s.start(s.base, int64(h.remLen))
+	s.long.skip = true
 	if t := s.tail; len(t.data) >= 4 && int64(binary.LittleEndian.Uint32(t.data)) == int64(len(t.data))+int64(h.remLen) {
-		r = longRecord{lsn: t.lsn, total: int64(binary.LittleEndian.Uint32(t.data)), body: s.scratch[:0]}
-		s.add(&r, t.data)
+		s.start(t.lsn, int64(binary.LittleEndian.Uint32(t.data)))
+		s.add(t.data)
 	}
-	s.info.HeadUnread = r.skip
-	return s.rest(&r)
+	s.info.HeadUnread = s.long.skip
+	return s.rest()
 }
 
 // record reads the record at pos, or the page header there and the record behind it. It may be one that goes on in the next segment,
@@ -157,10 +158,10 @@ func (s *scan) record() *stop {
 		s.pos = align(start + int(total))
 		return s.finish(s.lsn(start), onPage[:recordHeaderSize], body, crc32.Update(0, s.crcTable, body))
 	}
-	r := longRecord{lsn: s.lsn(start), total: total, body: s.scratch[:0]}
-	s.add(&r, onPage)
+	s.start(s.lsn(start), total)
+	s.add(onPage)
 	s.pos = pageEnd
-	return s.rest(&r)
+	return s.rest()
 }
 
 func align(pos int) int { return (pos + recordAlign - 1) &^ (recordAlign - 1) }
@@ -188,8 +189,14 @@ type longRecord struct {
 	skip   bool   // its beginning is not at hand
 }
 
-// add takes the next piece.
-func (s *scan) add(r *longRecord, p []byte) {
+// start begins to put together the record at lsn.
+func (s *scan) start(lsn pg.LSN, total int64) {
+	s.long = longRecord{lsn: lsn, total: total, body: s.long.body[:0]}
+}
+
+// add takes the next piece of the record.
+func (s *scan) add(p []byte) {
+	r := &s.long
 	if r.got < recordHeaderSize && !r.skip {
 		n := copy(r.header[r.got:], p)
 		r.got += int64(n)
@@ -205,8 +212,9 @@ func (s *scan) add(r *longRecord, p []byte) {
 	}
 }
 
-// rest reads the pages from pos on, over which r goes on.
-func (s *scan) rest(r *longRecord) *stop {
+// rest reads the pages from pos on, over which the record goes on.
+func (s *scan) rest() *stop {
+	r := &s.long
 	for r.got < r.total {
 		if s.pos == len(s.data) {
 			s.info.EndOfData = s.lsn(s.pos)
@@ -225,7 +233,7 @@ func (s *scan) rest(r *longRecord) *stop {
 		}
 		begin := s.pos + headerSize(s.pos)
 		end := min(int64(s.pos+s.pageSize), int64(begin)+r.total-r.got)
-		s.add(r, s.data[begin:end])
+		s.add(s.data[begin:end])
 		s.pos = int(end)
 	}
 	s.pos = align(s.pos)
@@ -233,7 +241,6 @@ func (s *scan) rest(r *longRecord) *stop {
 		s.info.EndOfData = s.lsn(s.pos)
 		return nil
 	}
-	s.scratch = r.body[:0]
 	return s.finish(r.lsn, r.header[:], r.body, r.crc)
 }
 
