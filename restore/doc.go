@@ -21,7 +21,8 @@ import (
 type Chunks interface {
 	// Locate says where a chunk of data or metadata is.
 	Locate(id chunk.ID) (pack.Location, error)
-	// ReadPack appends n bytes at offset off of the pack to dst; fewer where the pack is shorter.
+	// ReadPack appends n bytes at offset off of the pack to dst; fewer where the pack is shorter. A negative off counts
+	// from the pack's end.
 	ReadPack(ctx context.Context, key string, off, n int64, dst []byte) ([]byte, error)
 	// OpenChunk decrypts, decompresses and verifies the sealed bytes of the chunk at loc and appends them to dst.
 	OpenChunk(dst []byte, loc pack.Location, sealed []byte) ([]byte, error)

@@ -24,6 +24,9 @@ import (
 	"github.com/pgtrove/pgtrove/snapshot"
 )
 
+// trailer ends every pack.
+const trailer = "\x00\x00\x00\x00\x00\x00\x00\x54PGTPACK\x01"
+
 var errBroken = errors.New("broken object")
 
 // memRepo keeps packs in memory. A "sealed" chunk is its bytes inverted, and a checksum.
@@ -82,7 +85,8 @@ func (m *memRepo) finish(kind pack.Kind) {
 		return
 	}
 	delete(m.open, kind)
-	p.b = append(p.b, make([]byte, 100)...) // a directory and a trailer
+	p.b = append(p.b, make([]byte, 84)...) // a directory
+	p.b = append(p.b, trailer...)
 	key := fmt.Sprintf("packs/s/%d-%x", len(m.packs), sha256.Sum256(p.b))
 	dir := &pack.Directory{Kind: kind, Entries: p.entries}
 	if kind == pack.Data {
@@ -128,9 +132,13 @@ func (m *memRepo) ReadPack(_ context.Context, key string, off, n int64, dst []by
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", key, errBroken)
 	}
+	if off < 0 {
+		off = max(0, int64(len(b))+off)
+	} else {
+		m.reads[key] += max(0, min(n, int64(len(b))-off))
+	}
 	off = min(off, int64(len(b)))
 	n = min(n, int64(len(b))-off)
-	m.reads[key] += n
 	return append(dst, b[off:off+n]...), nil
 }
 
@@ -177,7 +185,7 @@ func (m *memRepo) PackDirectory(_ context.Context, key string) (*pack.Directory,
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b, ok := m.packs[key]
-	if !ok || len(b) < 100 || !bytes.Equal(b[len(b)-100:], make([]byte, 100)) {
+	if !ok || len(b) < 100 || !bytes.HasSuffix(b, []byte(trailer)) {
 		return nil, fmt.Errorf("%s: %w", key, errBroken)
 	}
 	return m.dirs[key], nil

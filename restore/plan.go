@@ -87,6 +87,7 @@ func (p *plan) locate(c Chunks, id chunk.ID) (uint32, error) {
 type piece struct {
 	pack   string
 	off, n int64
+	first  bool // of its pack
 	chunks []group
 }
 
@@ -122,13 +123,15 @@ func (p *plan) pieces() []piece {
 func (p *plan) join(all []piece, g group) []piece {
 	loc := &p.chunks[g.chunk]
 	off, end := int64(loc.Offset), loc.End()
+	first := true
 	if len(all) > 0 {
 		last := &all[len(all)-1]
-		if last.pack == loc.Pack && off <= last.off+last.n+maxGap && end-last.off <= maxPiece {
+		first = last.pack != loc.Pack
+		if !first && off <= last.off+last.n+maxGap && end-last.off <= maxPiece {
 			last.n = max(last.n, end-last.off)
 			last.chunks = append(last.chunks, g)
 			return all
 		}
 	}
-	return append(all, piece{pack: loc.Pack, off: off, n: end - off, chunks: []group{g}})
+	return append(all, piece{pack: loc.Pack, off: off, n: end - off, first: first, chunks: []group{g}})
 }

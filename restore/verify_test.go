@@ -147,7 +147,7 @@ func TestDamageIsFoundWithTheSnapshotsAndFilesConcerned(t *testing.T) {
 		"truncated":                 {func() []byte { return whole[:end-20] }, true, 0, 1<<32 - 1, true},
 		"truncated in a chunk":      {func() []byte { return whole[:e.Offset+1] }, true, 0, 1<<32 - 1, true},
 		"missing":                   {func() []byte { return nil }, true, 0, 1<<32 - 1, true},
-		"another pack in its place": {func() []byte { return slices.Concat(whole[:8], make([]byte, end-8)) }, false, 0, 1<<32 - 1, true},
+		"another pack in its place": {func() []byte { return slices.Concat(whole[:8], make([]byte, end-8-len(trailer)), []byte(trailer)) }, false, 0, 1<<32 - 1, true},
 	} {
 		if b := x.damage(); b != nil {
 			c.repo.packs[key] = b
