@@ -152,6 +152,31 @@ func TestConcurrentSealsNeverShareANonce(t *testing.T) {
 	}
 }
 
+func TestNoncesAreTakenOnceEach(t *testing.T) {
+	// Without the work between, so that takers really meet.
+	s, _ := sealerAndOpener(t, "s1")
+	const workers, each = 8, 200_000
+	taken := make([][]uint64, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for range each {
+				taken[w] = append(taken[w], s.take())
+			}
+		})
+	}
+	wg.Wait()
+	seen := make([]bool, workers*each)
+	for _, nonces := range taken {
+		for _, n := range nonces {
+			if seen[n] {
+				t.Fatalf("nonce %d was given twice", n)
+			}
+			seen[n] = true
+		}
+	}
+}
+
 func TestSealerRefusesToUseANonceAgain(t *testing.T) {
 	s, _ := sealerAndOpener(t, "s1")
 	s.next.Store(math.MaxUint64 - 1)

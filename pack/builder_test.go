@@ -119,6 +119,10 @@ func TestBuilderIsUsedAgainWithoutTraces(t *testing.T) {
 	if d.Kind != Meta || len(d.Entries) != 1 || d.Entries[0].ID != e.ID || len(d.Sessions) != 0 || d.Header != nil {
 		t.Errorf("second pack: %+v", d)
 	}
+	b.Reset(Data, nil)
+	if i, err := b.AddSession(kept.Sessions[1]); err != nil || i != 0 || len(b.dir.Sessions) != 1 {
+		t.Errorf("a session of the first pack has index %d in the third: %v", i, err)
+	}
 	for i := range kept.Entries {
 		if first.Entries[i] != kept.Entries[i] {
 			t.Error("the first directory was overwritten")

@@ -242,6 +242,29 @@ func TestChunksMayNotReachIntoTheSectionsBehindThem(t *testing.T) {
 	}
 }
 
+func TestPageDigestsAreThereExactlyWhenPagesAre(t *testing.T) {
+	s := plainSealer{}
+	for kind, digests := range map[Kind][]byte{Data: nil, Meta: []byte("eight by")} {
+		b, _, _ := filled(t, kind, s)
+		object, _, dir, err := b.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := dir.Marshal(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad := append(bytes.Clone(object[:dir.End()]), digests...)
+		bad = append(bad, plain...)
+		bad = binary.BigEndian.AppendUint32(bad, uint32(len(digests)))
+		bad = binary.BigEndian.AppendUint32(bad, uint32(len(plain)))
+		bad = append(bad, magic...)
+		if _, err := OpenDirectory(bad, int64(len(bad)), s, testAAD); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s with %d bytes of page digests: %v", kind, len(digests), err)
+		}
+	}
+}
+
 func FuzzOpenDirectory(f *testing.F) {
 	s := plainSealer{}
 	for _, kind := range []Kind{Data, Meta, Archive} {
