@@ -201,7 +201,8 @@ func (v *View) Locate(id chunk.ID) (pack.Location, error) {
 	return loc, nil
 }
 
-// ReadPack appends n bytes at offset off of the pack to dst; fewer where the pack is shorter.
+// ReadPack appends n bytes at offset off of the pack to dst; fewer where the pack is shorter. A negative off counts from
+// the pack's end.
 func (v *View) ReadPack(ctx context.Context, key string, off, n int64, dst []byte) ([]byte, error) {
 	b, err := v.repo.store.Get(ctx, key, storage.Range{Off: off, Len: n}, dst)
 	if errors.Is(err, storage.ErrNotExist) {

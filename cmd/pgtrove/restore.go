@@ -155,7 +155,7 @@ func (a *app) prepareRestore(ctx context.Context, r *repo.Repo, o *restoreOption
 	run := &restoreRun{Options: restore.Options{Snapshot: m, To: o.to, Tablespaces: o.moves, Jobs: a.jobs(allJobs())}}
 	if o.noRecovery {
 		archive := archiveOf(m).in(r)
-		run.WAL = snapshotWAL(c)
+		run.WAL = c.WALFiles()
 		run.FetchWAL = func(ctx context.Context, name string) ([]byte, error) {
 			_, content, err := archive.Fetch(ctx, name)
 			return content, err
@@ -170,19 +170,6 @@ func (a *app) prepareRestore(ctx context.Context, r *repo.Repo, o *restoreOption
 	recovery.Standby = o.standby
 	run.Recovery = &recovery
 	return run, nil
-}
-
-// snapshotWAL names the files that a server needs to get to the end of the snapshot by itself.
-func snapshotWAL(c *restore.Choice) []string {
-	w := c.Snapshot.Window
-	var names []string
-	if w.StopTimeline > 1 {
-		names = append(names, w.StopTimeline.HistoryName())
-	}
-	for _, s := range c.Path.Segments(w.StartLSN, w.StopLSN) {
-		names = append(names, s.Name(c.Snapshot.Server.WALSegmentSize))
-	}
-	return names
 }
 
 // choose finds the snapshot, and the way from it to the target. A cluster that was replaced or upgraded has several

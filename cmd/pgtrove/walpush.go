@@ -103,7 +103,9 @@ func (a *app) judgeSegment(name string, content []byte, expect walsource.Expect)
 	facts := walarchive.Facts{
 		SegmentSize: info.SegmentSize, Major: info.Major,
 		FirstCommit: info.FirstCommit, LastCommit: info.LastCommit, MinXID: info.MinXID, MaxXID: info.MaxXID,
-		End: info.EndOfData,
+		End:    info.EndOfData,
+		Broken: errors.Is(err, walsource.ErrBroken), Unsure: info.HeadUnread || info.Unknown > 0,
+		FullPageWritesOff: info.FullPageWritesOff,
 	}
 	for _, p := range info.RestorePoints {
 		facts.RestorePoints = append(facts.RestorePoints, walarchive.RestorePoint(p))
