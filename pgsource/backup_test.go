@@ -21,7 +21,9 @@ func TestCopyUnderLoadRecovers(t *testing.T) {
 	eachVersion(t, func(t *testing.T, version string) {
 		s := running(t, version, pgtest.Options{WALSegMB: 1, Conf: map[string]string{"checkpoint_timeout": "30s"}})
 		space := filepath.Join(pgtest.TempDir(t), "space")
-		write(t, filepath.Join(space, "stranger"), "not of the cluster")
+		if err := os.Mkdir(space, 0o700); err != nil {
+			t.Fatal(err)
+		}
 		pgtest.Own(t, space)
 		s.Exec(t, "CREATE TABLESPACE outside LOCATION '"+space+"'")
 		s.Pgbench(t, "-i", "-s", "3", "--tablespace=outside", "--quiet")
@@ -50,15 +52,9 @@ func TestCopyUnderLoadRecovers(t *testing.T) {
 		if got := copied.Query(t, sums); got != "t|t|t|t|0" {
 			t.Errorf("the copy says %s", got)
 		}
-		if got := copied.Query(t, "SELECT count(*) FROM pg_class c WHERE relkind IN ('r', 'i') AND pg_relation_size(oid) < 0"); got != "0" {
-			t.Error(got)
-		}
 		copied.Stop(t, pgtest.Fast)
 		if version == "15" { // the other servers come without pg_checksums
 			pgtest.MustRun(t, copied.Command("pg_checksums", "--check", "-D", dir))
-		}
-		if _, err := os.Stat(filepath.Join(spaces, "stranger")); err == nil {
-			t.Error("a stranger's file was copied")
 		}
 	})
 }

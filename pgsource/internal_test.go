@@ -3,12 +3,14 @@ package pgsource
 import (
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+	"golang.org/x/sys/unix"
 
 	"github.com/pgtrove/pgtrove/internal/pg"
 )
@@ -82,6 +84,37 @@ func TestStatsTempDirectoryIsRelative(t *testing.T) {
 		if got := relativeStatsTemp(setting, "/data/real", "/data/link"); got != want {
 			t.Errorf("%q: %q, want %q", setting, got, want)
 		}
+	}
+}
+
+func TestSegmentRecycledWhileReadIsNoSegment(t *testing.T) {
+	const name, size = "000000010000000000000001", 1 << 20
+	root := t.TempDir()
+	path := filepath.Join(root, "pg_wal", name)
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// A pipe lets the test act between the open and the end of the read.
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	recycled := make(chan error, 1)
+	go func() {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err == nil {
+			err = errors.Join(os.Rename(path, path+"0"), os.WriteFile(path, nil, 0o600))
+			_, failed := f.Write(make([]byte, size))
+			err = errors.Join(err, failed, f.Close())
+		}
+		recycled <- err
+	}()
+	c := &Cluster{root: root, info: Info{Layout: Layout{WALSegmentSize: size}}}
+	_, err := c.readSegment(name)
+	if err := <-recycled; err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, ErrSegmentRemoved) {
+		t.Error(err)
 	}
 }
 
