@@ -130,6 +130,9 @@ func (p *packer) begin() error {
 	default:
 		p.b = pack.NewBuilder(p.kind, s.repo.meta, aad)
 	}
+	if p.kind == pack.Data {
+		p.b.Grow(s.repo.config.Params.PackSize)
+	}
 	if p.kind != pack.Data {
 		return nil
 	}
