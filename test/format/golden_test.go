@@ -42,14 +42,19 @@ func readFile(t *testing.T, name string) []byte {
 	return b
 }
 
+func readJSON(t *testing.T, name string, to any) {
+	t.Helper()
+	dec := json.NewDecoder(bytes.NewReader(readFile(t, name)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(to); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func readGolden(t *testing.T) golden {
 	t.Helper()
 	var g golden
-	dec := json.NewDecoder(bytes.NewReader(readFile(t, "packs.json")))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&g); err != nil {
-		t.Fatal(err)
-	}
+	readJSON(t, "packs.json", &g)
 	if len(g.Packs) != 3 {
 		t.Fatalf("%d golden packs", len(g.Packs))
 	}

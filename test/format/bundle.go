@@ -1,0 +1,104 @@
+package format
+
+import (
+	"bytes"
+	"crypto/hpke"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"filippo.io/age"
+)
+
+// Bundle is the key bundle of section 5.
+type Bundle struct {
+	Version    int
+	Role       string
+	Repository string
+	Name       string
+	Created    time.Time
+	IDKey      []byte          `json:"id_key"`
+	MetaKey    []byte          `json:"meta_key"`
+	DataKeys   []Key           `json:"data_keys"`
+	WALKeys    []Key           `json:"wal_keys"`
+	Signing    json.RawMessage `json:"signing"`
+}
+
+// Key is a key pair of a bundle; Secret is nil where the role has none.
+type Key struct {
+	ID        string
+	Algorithm string
+	Public    []byte
+	Secret    []byte
+}
+
+// OpenBundle opens the age file of a bundle.
+func OpenBundle(file []byte, identities ...age.Identity) (*Bundle, error) {
+	r, err := age.Decrypt(bytes.NewReader(file), identities...)
+	if err != nil {
+		return nil, err
+	}
+	const most = 1 << 20
+	plain, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err != nil {
+		return nil, damaged("bundle: %v", err)
+	}
+	if len(plain) > most {
+		return nil, damaged("bundle of more than %d bytes", most)
+	}
+	return parseBundle(plain)
+}
+
+func parseBundle(plain []byte) (*Bundle, error) {
+	b := new(Bundle)
+	if err := strict(plain, "version", b); err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
+	}
+	opens := map[string]struct{ data, wal bool }{"owner": {true, true}, "standby": {false, true}, "writer": {}}
+	can, known := opens[b.Role]
+	if !known {
+		return nil, damaged("bundle with the role %q", b.Role)
+	}
+	if len(b.IDKey) != 32 || len(b.MetaKey) != 32 {
+		return nil, damaged("bundle with keys of %d and %d bytes", len(b.IDKey), len(b.MetaKey))
+	}
+	if err := checkKeys(b.DataKeys, can.data); err != nil {
+		return nil, fmt.Errorf("data_keys: %w", err)
+	}
+	if err := checkKeys(b.WALKeys, can.wal); err != nil {
+		return nil, fmt.Errorf("wal_keys: %w", err)
+	}
+	return b, nil
+}
+
+func checkKeys(keys []Key, secrets bool) error {
+	if len(keys) == 0 {
+		return damaged("no keys")
+	}
+	for _, k := range keys {
+		sum := sha256.Sum256(k.Public)
+		switch {
+		case k.Algorithm != "mlkem768x25519":
+			return damaged("key with the algorithm %q", k.Algorithm)
+		case len(k.Public) != 1216:
+			return damaged("public key of %d bytes", len(k.Public))
+		case hex.EncodeToString(sum[:8]) != k.ID:
+			return damaged("key %s has the ID %x", k.ID, sum[:8])
+		case (k.Secret != nil) != secrets:
+			return damaged("key %s has or lacks a secret against its role", k.ID)
+		case !secrets:
+			continue
+		}
+		secret, err := hpke.MLKEM768X25519().NewPrivateKey(k.Secret)
+		if err != nil {
+			return damaged("key %s: %v", k.ID, err)
+		}
+		if !bytes.Equal(secret.PublicKey().Bytes(), k.Public) {
+			return damaged("the halves of key %s do not belong together", k.ID)
+		}
+	}
+	return nil
+}
