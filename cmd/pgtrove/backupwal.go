@@ -23,14 +23,17 @@ type walKeeper struct {
 	archive walarchive.Archive
 	size    pg.SegmentSize
 
-	next   pg.Segment // the first that is not known to be in the repository
-	since  time.Time  // when that was first looked for
-	pushed int        // segments read from the server
-	told   time.Time  // when a wait was last spoken of; zero: never
+	include bool       // it is settled that no archiver brings the WAL here
+	next    pg.Segment // the first that is not known to be in the repository
+	since   time.Time  // when that was first looked for
+	pushed  int        // segments read from the server
+	told    time.Time  // when a wait was last spoken of; zero: never
 }
 
 const (
 	walPoll = time.Second
+	// walFollow is how often the server is looked at while files are copied. It costs a query each time.
+	walFollow = 200 * time.Millisecond
 	// standbyGrace is how long a standby's WAL may take to be archived by its primary, which cannot be asked.
 	standbyGrace = 30 * time.Second
 	walTellEvery = 30 * time.Second
@@ -53,16 +56,12 @@ func (k *walKeeper) during(ctx context.Context, taken <-chan struct{}) error {
 	if !k.reads() {
 		return nil
 	}
-	ticker := time.NewTicker(walPoll)
+	if err := k.decide(ctx); err != nil {
+		return err
+	}
+	ticker := time.NewTicker(walFollow)
 	defer ticker.Stop()
 	for {
-		select {
-		case <-taken:
-			return nil
-		case <-ctx.Done():
-			return nil // somebody else knows why
-		case <-ticker.C:
-		}
 		for {
 			settled, err := k.settle(ctx, k.next, false)
 			if err != nil {
@@ -72,6 +71,13 @@ func (k *walKeeper) during(ctx context.Context, taken <-chan struct{}) error {
 				break
 			}
 			k.next, k.since = k.next.Next(), time.Now()
+		}
+		select {
+		case <-taken:
+			return nil
+		case <-ctx.Done():
+			return nil // somebody else knows why
+		case <-ticker.C:
 		}
 	}
 }
@@ -124,12 +130,18 @@ func (k *walKeeper) bring(ctx context.Context, stop *pgsource.StopInfo) error {
 		}
 		k.since = time.Now()
 		for {
-			late := time.Now().After(deadline)
-			settled, err := k.settle(ctx, seg, late)
+			here, err := k.has(ctx, seg.Name(k.size))
 			if err != nil {
 				return err
 			}
-			if settled || late {
+			late := time.Now().After(deadline)
+			if !here {
+				here, err = k.settle(ctx, seg, late)
+			}
+			if err != nil {
+				return err
+			}
+			if here || late {
 				break
 			}
 			k.tell(ctx, seg.Name(k.size))
@@ -182,44 +194,76 @@ func (k *walKeeper) bringHistory(ctx context.Context, tli pg.Timeline) error {
 }
 
 // settle says whether the segment needs no more care: it is in the repository, or was brought there, or is gone for
-// good. late includes it wherever the server archives to.
+// good. late includes it wherever the server archives to. Asking the server comes before asking the repository, which
+// may be far away.
 func (k *walKeeper) settle(ctx context.Context, seg pg.Segment, late bool) (bool, error) {
 	name := seg.Name(k.size)
-	here, err := k.has(ctx, name)
-	if here || err != nil {
-		return here, err
-	}
-	if k.run.o.wal == walAuto && !late {
-		elsewhere, err := k.archivedElsewhere(ctx, seg)
-		if !elsewhere || err != nil {
-			return false, err
+	if !k.include {
+		if !late {
+			past, err := k.pastArchiver(ctx, seg)
+			if !past || err != nil {
+				return false, err
+			}
 		}
-		if here, err := k.has(ctx, name); here || err != nil { // it may have come since the first look
+		if here, err := k.has(ctx, name); here || err != nil {
 			return here, err
 		}
+		k.include = true // what comes is read as soon as it is complete, before the server can remove it
 	}
 	content, err := k.run.cluster.WALSegment(ctx, seg)
 	switch {
 	case errors.Is(err, pgsource.ErrSegmentIncomplete):
 		return false, nil
 	case errors.Is(err, pgsource.ErrSegmentRemoved):
-		k.run.out.warn("WAL segment %s is not in the repository, and the server has removed it", name)
-		return true, nil
+		return k.lost(ctx, name)
 	case err != nil:
 		return false, err
 	}
-	if late && k.run.o.wal == walAuto && k.run.cluster.Info().Archives() {
+	if late && k.run.cluster.Info().Archives() {
 		k.run.out.warn("the server's archiver did not bring WAL segment %s in %s; it is read from the server instead", name, k.run.o.walTimeout)
 	}
-	facts, _, err := k.run.judgeSegment(name, content, k.expect())
+	facts, err := k.run.judgeSegment(name, content, k.expect())
 	if err != nil {
 		return false, err
 	}
-	if err := k.run.push(ctx, k.archive, name, content, facts); err != nil {
-		return false, err
+	same, err := k.run.push(ctx, k.archive, name, content, facts)
+	if err == nil && !same {
+		k.pushed++
 	}
-	k.pushed++
-	return true, nil
+	return err == nil, err
+}
+
+// decide looks for signs, before there is any WAL of the backup, that the server does not archive here: it archives
+// nothing, or the last file that its archiver dealt with is not here. If it was told to archive here only since then,
+// nothing is lost: the archiver finds the same content, and succeeds.
+func (k *walKeeper) decide(ctx context.Context) error {
+	switch {
+	case k.run.o.wal == walInclude:
+		k.include = true
+		return nil
+	case !k.run.cluster.Info().Archives():
+		k.include = !k.backup.Standby // a standby's WAL is archived by its primary
+		return nil
+	}
+	status, err := k.run.cluster.ArchiverStatus(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := walarchive.ParseName(status.LastArchived); err != nil {
+		return nil // nothing yet
+	}
+	here, err := k.has(ctx, status.LastArchived)
+	k.include = err == nil && !here
+	return err
+}
+
+// lost is the end of a segment that the server has removed, unless it came into the repository in the last moment.
+func (k *walKeeper) lost(ctx context.Context, name string) (bool, error) {
+	here, err := k.has(ctx, name)
+	if err == nil && !here {
+		k.run.out.warn("WAL segment %s is not in the repository, and the server has removed it", name)
+	}
+	return true, err
 }
 
 func (k *walKeeper) expect() walsource.Expect {
@@ -235,14 +279,11 @@ func (k *walKeeper) has(ctx context.Context, name string) (bool, error) {
 	return err == nil, err
 }
 
-// archivedElsewhere judges by what the server does, not by what its archive_command looks like: it archives nothing, or
-// its archiver is past a segment that has not come here.
-func (k *walKeeper) archivedElsewhere(ctx context.Context, seg pg.Segment) (bool, error) {
+// pastArchiver says whether the segment must be here by now if it is ever to be brought by an archiver. It judges by what
+// the server does, not by what its archive_command looks like.
+func (k *walKeeper) pastArchiver(ctx context.Context, seg pg.Segment) (bool, error) {
 	if !k.run.cluster.Info().Archives() {
-		if k.backup.Standby {
-			return time.Since(k.since) > standbyGrace, nil
-		}
-		return true, nil
+		return time.Since(k.since) > standbyGrace, nil
 	}
 	status, err := k.run.cluster.ArchiverStatus(ctx)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+	"syscall"
 
 	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/pgsource"
@@ -177,6 +178,8 @@ func sourceRules() []exitRule {
 	}
 }
 
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
 func isAbsentDataDir(err error) bool {
 	return isA[*pgsource.DataDirError](err) && errors.Is(err, fs.ErrNotExist)
 }
@@ -225,6 +228,9 @@ func storageRules() []exitRule {
 		{name: "`storage.ErrDenied`", is: storage.ErrDenied, code: codeLocked,
 			meaning: "the storage refuses this account",
 			hint:    "run as the account that owns the repository, or give this one access to it"},
+		{name: "`ENOSPC`, `EDQUOT`", as: isFull, code: codeUnreachable,
+			meaning: "no room on a file system, such as the one that is restored to",
+			hint:    "make room there, remove what the command left, and run it again"},
 		{name: "`fs.ErrPermission`", is: fs.ErrPermission, code: codeLocked,
 			meaning: "this account may not read or write a file",
 			hint:    "run as the account that owns the file, usually postgres, or give this one access"},

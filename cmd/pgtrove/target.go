@@ -104,8 +104,8 @@ func (t *targetFlags) kind() (restore.Target, error) {
 // should not find out afterwards which one was meant.
 func parseTime(text string) (time.Time, error) {
 	s := strings.TrimSpace(text)
-	if date, rest, ok := strings.Cut(s, "T"); ok {
-		s = date + " " + rest
+	if day := len("2006-01-02"); len(s) > day && s[day] == 'T' {
+		s = s[:day] + " " + s[day+1:]
 	}
 	for _, zone := range []string{" UTC", " GMT", "Z", " Z"} {
 		if before, ok := strings.CutSuffix(s, zone); ok {
@@ -113,13 +113,13 @@ func parseTime(text string) (time.Time, error) {
 			break
 		}
 	}
-	for _, day := range []string{"2006-01-02 15:04:05", "2006-01-02 15:04"} { // a fraction of a second may follow
+	for _, clock := range []string{"2006-01-02 15:04:05", "2006-01-02 15:04"} { // a fraction of a second may follow
 		for _, zone := range []string{"-07", "-07:00", "-0700", " -07", " -07:00", " -0700"} {
-			if t, err := time.Parse(day+zone, s); err == nil {
+			if t, err := time.Parse(clock+zone, s); err == nil {
 				return t, nil
 			}
 		}
-		if _, err := time.Parse(day, s); err == nil {
+		if _, err := time.Parse(clock, s); err == nil {
 			return time.Time{}, fmt.Errorf("--target-time %q has no time zone: add one, such as Z for UTC, or +02", text)
 		}
 	}

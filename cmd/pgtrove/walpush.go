@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -43,10 +42,6 @@ func (a *app) walPush(ctx context.Context, path string) error {
 	if err != nil {
 		return usageError{err: fmt.Errorf("archive %s: not the name of a WAL file", name), command: "pgtrove wal push"}
 	}
-	content, err := readWALFile(path)
-	if err != nil {
-		return fmt.Errorf("archive %s: %w", name, err)
-	}
 	control, err := a.controlOf(path)
 	ofSegment := kind == pg.KindSegment || kind == pg.KindPartial
 	if err != nil && !(ofSegment && errors.Is(err, errNoDataDirectory)) { // a segment says itself whose it is
@@ -56,72 +51,63 @@ func (a *app) walPush(ctx context.Context, path string) error {
 	if control != nil {
 		expect = walsource.ExpectControl(control)
 	}
-	if !ofSegment {
-		archive, err := a.openArchive(ctx, expect.SystemID)
-		if err != nil {
-			return fmt.Errorf("archive %s: %w", name, err)
-		}
-		return a.push(ctx, archive, name, content, walarchive.Facts{})
+	file, err := walsource.ReadFile(path, expect)
+	broken := file != nil && errors.Is(err, walsource.ErrBroken)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("archive %s: %w", name, classified{err, errNoWALFile})
+	case err != nil && !broken:
+		return fmt.Errorf("archive %w", err)
 	}
-	facts, system, err := a.judgeSegment(name, content, expect)
-	if err != nil {
-		return err
+	facts, system := walarchive.Facts{}, expect.SystemID
+	if file.Info != nil {
+		facts, system = a.factsOf(file.Info, err), file.Info.SystemID
 	}
 	archive, err := a.openArchive(ctx, system)
 	if err != nil {
 		return fmt.Errorf("archive %s: %w", name, err)
 	}
-	return a.push(ctx, archive, name, content, facts)
+	_, err = a.push(ctx, archive, name, file.Data, facts)
+	return err
 }
 
-func readWALFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, classified{err, errNoWALFile}
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, refused("%s is no regular file", path)
-	case info.Size() > int64(pg.MaxSegmentSize):
-		return nil, refused("%s has %d bytes, a WAL segment has at most %d", path, info.Size(), uint32(pg.MaxSegmentSize))
-	}
-	return os.ReadFile(path)
-}
-
-// judgeSegment makes sure that a segment is what it should be, and reads what recovery wants to know of it beforehand.
-// WAL whose records are damaged is stored all the same, with a warning: it does not get better by being refused, and an
-// archiver that stops fills the server's disk.
-func (a *app) judgeSegment(name string, content []byte, expect walsource.Expect) (walarchive.Facts, pg.SystemID, error) {
+// judgeSegment makes sure that a segment read from the server is what it should be.
+func (a *app) judgeSegment(name string, content []byte, expect walsource.Expect) (walarchive.Facts, error) {
 	info, err := walsource.Validate(name, content, expect)
-	switch {
-	case errors.Is(err, walsource.ErrBroken) && info != nil:
-		a.out.warn("%v; it is archived as it is, but recovery cannot go past it: take a new backup", err)
-	case err != nil:
-		return walarchive.Facts{}, 0, fmt.Errorf("archive %w", err)
+	if err != nil && !(errors.Is(err, walsource.ErrBroken) && info != nil) {
+		return walarchive.Facts{}, fmt.Errorf("archive %w", err)
+	}
+	return a.factsOf(info, err), nil
+}
+
+// factsOf is what recovery wants to know of a segment beforehand. WAL whose records are damaged is stored all the same,
+// with a warning: it does not get better by being refused, and an archiver that stops fills the server's disk.
+func (a *app) factsOf(info *walsource.Info, broken error) walarchive.Facts {
+	if broken != nil {
+		a.out.warn("%v; it is archived as it is, but recovery cannot go past it: take a new backup", broken)
 	}
 	facts := walarchive.Facts{
 		SegmentSize: info.SegmentSize, Major: info.Major,
 		FirstCommit: info.FirstCommit, LastCommit: info.LastCommit, MinXID: info.MinXID, MaxXID: info.MaxXID,
 		End:    info.EndOfData,
-		Broken: errors.Is(err, walsource.ErrBroken), Unsure: info.HeadUnread || info.Unknown > 0,
+		Broken: broken != nil, Unsure: info.HeadUnread || info.Unknown > 0,
 		FullPageWritesOff: info.FullPageWritesOff,
 	}
 	for _, p := range info.RestorePoints {
 		facts.RestorePoints = append(facts.RestorePoints, walarchive.RestorePoint(p))
 	}
-	return facts, info.SystemID, nil
+	return facts
 }
 
-func (a *app) push(ctx context.Context, archive walarchive.Archive, name string, content []byte, facts walarchive.Facts) error {
-	same, err := archive.Push(ctx, name, content, facts)
-	if err != nil {
-		return err
-	}
-	if same {
+// push stores a file; same says that it was there before, with the same content.
+func (a *app) push(ctx context.Context, archive walarchive.Archive, name string, content []byte, facts walarchive.Facts) (same bool, err error) {
+	same, err = archive.Push(ctx, name, content, facts)
+	switch {
+	case err != nil:
+	case same:
 		a.out.detail("%s was archived before, with the same content", name)
-	} else {
+	default:
 		a.out.detail("archived %s, %s", name, showBytes(int64(len(content))))
 	}
-	return nil
+	return same, err
 }
