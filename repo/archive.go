@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/index"
 	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/pack"
 	"github.com/pgtrove/pgtrove/storage"
@@ -44,13 +45,16 @@ func (h archiveHeader) marshal() []byte {
 }
 
 func parseArchiveHeader(b []byte) (h archiveHeader, err error) {
-	if len(b) < 1+len(h.mac) || b[0] != 1 {
+	if len(b) < 1+len(h.mac) {
 		return h, fmt.Errorf("%w: archive header", ErrDamaged)
+	}
+	if b[0] != 1 {
+		return h, fmt.Errorf("%w: archive header %d", ErrVersion, b[0])
 	}
 	copy(h.mac[:], b[1:])
 	b = b[1+len(h.mac):]
 	size, n := binary.Uvarint(b)
-	if n <= 0 {
+	if n <= 0 || n > 1 && b[n-1] == 0 { // cut short, or not the shortest form
 		return h, fmt.Errorf("%w: archive header", ErrDamaged)
 	}
 	h.size, h.user = size, b[n:]
@@ -186,10 +190,13 @@ func (r *Repo) List(ctx context.Context, prefix string, fn func(key string, size
 }
 
 // asDamage turns what a codec says of bytes that do not parse or open into ErrDamaged with the object's name. That a
-// key is missing is no damage.
+// key is missing, or that a newer program wrote them, is no damage.
 func asDamage(key string, err error) error {
-	if errors.Is(err, keys.ErrRole) {
+	switch {
+	case errors.Is(err, keys.ErrRole):
 		return fmt.Errorf("open %s: %w", key, err)
+	case errors.Is(err, pack.ErrVersion), errors.Is(err, index.ErrVersion), errors.Is(err, keys.ErrVersion):
+		return fmt.Errorf("%w: %s: %w", ErrVersion, key, err)
 	}
 	return fmt.Errorf("%w: %s: %w", ErrDamaged, key, err)
 }

@@ -215,8 +215,11 @@ func (r *Repo) outcome(ctx context.Context, key string) (*outcome, error) {
 		return nil, err
 	}
 	var o outcome
-	if err := json.Unmarshal(b, &o); err != nil || o.Version != 1 {
+	if err := json.Unmarshal(b, &o); err != nil {
 		return nil, fmt.Errorf("%w: %s is not an outcome", ErrDamaged, key)
+	}
+	if o.Version != 1 {
+		return nil, fmt.Errorf("%w: %s has version %d", ErrVersion, key, o.Version)
 	}
 	return &o, nil
 }
