@@ -179,11 +179,15 @@ func (b *backupRun) run(ctx context.Context, s *repo.Session) error {
 		return err
 	}
 	b.out.detail("backup stopped at %s on timeline %d", stop.StopLSN, uint32(stop.StopTimeline))
-	if err := s.Flush(ctx); err != nil {
+	// The server keeps its WAL only so long: it is not left alone while the last packs are uploaded.
+	var state snapshot.WALState
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.Flush(gctx) })
+	g.Go(func() (err error) {
+		state, err = keeper.after(gctx, stop)
 		return err
-	}
-	state, err := keeper.after(ctx, stop)
-	if err != nil {
+	})
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	return b.commit(ctx, s, backup, stop, result, state)
