@@ -16,6 +16,7 @@
 package pgtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,7 +24,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // Options of a new cluster. The zero value is a cluster with checksums, 16 MB
@@ -63,7 +66,8 @@ func Versions(t testing.TB) []string {
 // TempDir makes a directory for one test: owned by the user that runs the
 // servers, mode 0700, and with a path short enough for a Unix socket below it
 // (sun_path holds 107 bytes), which t.TempDir has not. It is removed at the
-// end of the test, failed or not.
+// end of the test, failed or not, after servers that programs of the test
+// started in it or in a directory directly below (pg_ctl) have been stopped.
 func TempDir(t testing.TB) string {
 	t.Helper()
 	u, err := serverUser()
@@ -79,6 +83,9 @@ func TempDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if err := stopServersIn(dir); err != nil {
+			t.Error(err)
+		}
 		if t.Failed() && os.Getenv("PGTROVE_TEST_KEEP") != "" {
 			t.Logf("kept %s", dir)
 			return
@@ -91,6 +98,50 @@ func TempDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// stopServersIn ends the postmasters whose data directories are in dir.
+func stopServersIn(dir string) error {
+	for _, pattern := range []string{"postmaster.pid", "*/postmaster.pid"} {
+		files, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			if err := stopServer(file); err != nil {
+				return fmt.Errorf("stop server of %s: %w", file, err)
+			}
+		}
+	}
+	return nil
+}
+
+func stopServer(pidFile string) error {
+	b, err := os.ReadFile(pidFile)
+	if err != nil {
+		return err
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	pid, err := strconv.Atoi(line)
+	if err != nil {
+		return err
+	}
+	// A postmaster's working directory is its data directory: the file may be
+	// a copy, or older than the process of that number.
+	there := func() bool {
+		cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+		return err == nil && cwd == filepath.Dir(pidFile)
+	}
+	for range 600 {
+		if !there() {
+			return nil
+		}
+		if err := syscall.Kill(pid, syscall.SIGQUIT); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return fmt.Errorf("process %d does not end", pid)
 }
 
 // Own gives paths, and all below them, to the user that runs the servers.

@@ -2,6 +2,7 @@ package pgtest_test
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,6 +75,28 @@ func TestAdoptedDirectoryStartsWithItsRows(t *testing.T) {
 	again.Start(t)
 	if got := again.Query(t, "SELECT n FROM kept"); got != "42" {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestCopyStartedByPgCtlIsReachedAndStopped(t *testing.T) {
+	s := pgtest.New(t, "15", pgtest.Options{})
+	var pid string
+	t.Run("lends a directory", func(t *testing.T) {
+		dir := filepath.Join(pgtest.TempDir(t), "copy")
+		pgtest.MustRun(t, s.Command("cp", "-a", s.Dir, dir))
+		pgtest.MustRun(t, s.Command("pg_ctl", "-D", dir, "-w", "-l", filepath.Join(dir, "log"), "start"))
+		if got := pgtest.MustRun(t, s.Command("psql", "-XAtc", "SHOW data_directory")); got != dir+"\n" {
+			t.Errorf("connected to %q", got)
+		}
+		b, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid, _, _ = strings.Cut(string(b), "\n")
+	})
+	// A process that ended and that nobody has waited for has no directory.
+	if cwd, err := os.Readlink("/proc/" + pid + "/cwd"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("postmaster %s is still there, in %s (%v)", pid, cwd, err)
 	}
 }
 

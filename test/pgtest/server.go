@@ -102,6 +102,9 @@ func New(t testing.TB, version string, o Options) *Server {
 		t.Fatalf("initdb of %s: %v\n%s", version, err, out)
 	}
 	s.appendConf(t, baseConf)
+	// Start says this on the command line; here it is for whoever starts a
+	// restored copy in the way of a person, with pg_ctl.
+	s.Configure(t, map[string]string{"port": strconv.Itoa(s.Port), "unix_socket_directories": s.SocketDir, "listen_addresses": "127.0.0.1"})
 	s.Configure(t, o.Conf)
 	return s
 }
