@@ -53,10 +53,10 @@ A snapshot is complete once all WAL from its start to its stop is in the reposit
 		Args: exactly(),
 	}
 	f := c.Flags()
-	f.StringVar(&o.wal, "wal", walAuto, "`auto`, archive, include or none")
-	f.DurationVar(&o.walTimeout, "wal-timeout", 10*time.Minute, "how `long` to wait for WAL")
+	f.StringVar(&o.wal, "wal", walAuto, "`mode`: auto, archive, include or none")
+	f.DurationVar(&o.walTimeout, "wal-timeout", 10*time.Minute, "how much `time` to give WAL that is waited for")
 	f.StringArrayVar(&tags, "tag", nil, "note `key=value` on the snapshot; may be given several times")
-	f.StringVar(&o.checkpoint, "checkpoint", "fast", "`fast` starts at once, spread over minutes with less load")
+	f.StringVar(&o.checkpoint, "checkpoint", "fast", "`mode`: fast (at once) or spread (over minutes, with less load)")
 	f.BoolVar(&o.newSystemID, "new-system-id", false, "the cluster was replaced or upgraded: accept another system identifier under its name")
 	c.RunE = a.run(func(ctx context.Context, _ []string) error {
 		var err error

@@ -56,7 +56,8 @@ func (k *walKeeper) during(ctx context.Context, taken <-chan struct{}) error {
 	if !k.reads() {
 		return nil
 	}
-	if err := k.decide(ctx); err != nil {
+	known, err := k.decide(ctx)
+	if err != nil || known && !k.include {
 		return err
 	}
 	ticker := time.NewTicker(walFollow)
@@ -233,28 +234,28 @@ func (k *walKeeper) settle(ctx context.Context, seg pg.Segment, late bool) (bool
 	return err == nil, err
 }
 
-// decide looks for signs, before there is any WAL of the backup, that the server does not archive here: it archives
-// nothing, or the last file that its archiver dealt with is not here. If it was told to archive here only since then,
-// nothing is lost: the archiver finds the same content, and succeeds.
-func (k *walKeeper) decide(ctx context.Context) error {
+// decide looks for signs, before there is any WAL of the backup, of where the server archives: nowhere, or where the last
+// file is that its archiver dealt with. known says that there is one. If it was told to archive here only since then,
+// nothing is lost by bringing the WAL as well: the archiver finds the same content, and succeeds.
+func (k *walKeeper) decide(ctx context.Context) (known bool, err error) {
 	switch {
 	case k.run.o.wal == walInclude:
 		k.include = true
-		return nil
+		return true, nil
 	case !k.run.cluster.Info().Archives():
 		k.include = !k.backup.Standby // a standby's WAL is archived by its primary
-		return nil
+		return k.include, nil
 	}
 	status, err := k.run.cluster.ArchiverStatus(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if _, err := walarchive.ParseName(status.LastArchived); err != nil {
-		return nil // nothing yet
+		return false, nil // nothing yet
 	}
 	here, err := k.has(ctx, status.LastArchived)
 	k.include = err == nil && !here
-	return err
+	return true, err
 }
 
 // lost is the end of a segment that the server has removed, unless it came into the repository in the last moment.

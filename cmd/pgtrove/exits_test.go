@@ -151,3 +151,31 @@ func TestAnErrorMayBringItsOwnHint(t *testing.T) {
 		t.Errorf("hint %q", got)
 	}
 }
+
+// panicking returns a program that panics as soon as a command looks at its environment.
+func panicking() (*app, *strings.Builder) {
+	var text strings.Builder
+	a := newApp()
+	a.stdout, a.stderr = &text, &text
+	a.out = &output{stdout: &text, stderr: &text}
+	asked := false
+	a.env.lookup = func(string) (string, bool) {
+		if asked {
+			return "", false
+		}
+		asked = true
+		panic("boom")
+	}
+	return a, &text
+}
+
+func TestAPanicIsAMessageAndAnExitCode(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for line, want := range map[string]int{"version": 1, "wal push x": 1, "wal fetch 00000002.history x": 126} {
+		a, text := panicking()
+		code := a.main(strings.Fields(line))
+		if got := text.String(); code != want || !strings.HasPrefix(got, "pgtrove: internal error: boom\nhint: ") || strings.Contains(got, "goroutine") {
+			t.Errorf("%s: exit code %d, want %d, and it said:\n%s", line, code, want, got)
+		}
+	}
+}

@@ -28,6 +28,7 @@ func (a *app) main(args []string) (code int) {
 	defer func() {
 		if p := recover(); p != nil {
 			err := withHint(fmt.Errorf("internal error: %v", p), "this is a bug; please report it with the output of the same command and -v")
+			a.started = true // it is no mistake of the command line
 			code = a.report(err, policy)
 			if a.settings.Verbose {
 				_, _ = a.stderr.Write(debug.Stack())

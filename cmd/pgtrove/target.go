@@ -30,7 +30,7 @@ func (t *targetFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&t.immediate, "target-immediate", false, "recover to the end of the snapshot only")
 	f.StringVar(&t.timeline, "target-timeline", "", "follow this `timeline`: a number, latest (default) or current")
 	f.BoolVar(&t.exclusive, "target-exclusive", false, "end right before the target time, LSN or transaction instead of right after")
-	f.StringVar(&t.action, "target-action", "", "what the server does at the target: promote (default), `pause` or shutdown")
+	f.StringVar(&t.action, "target-action", "", "what the server does at the target, an `action`: promote (default), pause or shutdown")
 }
 
 // parse returns the target, and what the server is to do there.
