@@ -210,6 +210,9 @@ func (b *backupRun) take(ctx context.Context, s *repo.Session, backup *pgsource.
 	var p *progress
 	p = b.out.startProgress("backup", total, func() int64 {
 		_, added := s.Added()
+		if added == 0 { // chunks count when their pack is stored: the first one is still being filled
+			return -1
+		}
 		return p.done.Load() - added
 	})
 	defer p.close()

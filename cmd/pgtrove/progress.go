@@ -17,7 +17,8 @@ type progress struct {
 	title string
 	total atomic.Int64 // bytes to do; 0: unknown
 	done  atomic.Int64
-	// reused says how many of the done bytes the repository had already; nil where that means nothing.
+	// reused says how many of the done bytes the repository had already, negative while that is not known; nil where
+	// it means nothing.
 	reused func() int64
 	rate   rate
 	stop   func()
@@ -118,7 +119,9 @@ func (p *progress) status(now time.Time) string {
 	}
 	parts = append(parts, showBytes(int64(speed))+"/s")
 	if p.reused != nil && done > 0 {
-		parts = append(parts, showShare(max(p.reused(), 0), done)+" deduplicated")
+		if n := p.reused(); n >= 0 {
+			parts = append(parts, showShare(n, done)+" deduplicated")
+		}
 	}
 	if total > done && speed >= 1 {
 		left := time.Duration(float64(total-done) / speed * float64(time.Second))
