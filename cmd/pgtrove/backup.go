@@ -254,11 +254,13 @@ func (b *backupRun) commit(ctx context.Context, s *repo.Session, backup *pgsourc
 // show prints the summary, and says what is missing.
 func (b *backupRun) show() error {
 	m := b.manifest
-	if b.settings.JSON {
+	switch {
+	case b.settings.JSON:
 		if err := b.out.object(snapshotResult(m, m.WAL)); err != nil {
 			return err
 		}
-	} else {
+	case b.settings.Quiet: // cron mails whatever is printed
+	default:
 		text := fmt.Sprintf("snapshot %s: cluster %s, PostgreSQL %s, %s in %s\n", m.ID, m.Cluster, m.Server.VersionString(),
 			showBytes(m.Totals.Size), showCount(m.Totals.Files, "file", "files"))
 		text += fmt.Sprintf("  read %s; added %s, %s deduplicated\n", summaryRate(m.Totals.Read, b.took), showBytes(m.Totals.Added),
