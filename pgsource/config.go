@@ -38,7 +38,7 @@ func (w *walker) config(files ConfigFiles, major int) error {
 	if err := errors.Join(in.errs...); err != nil {
 		return err
 	}
-	return w.addConfig(in.found, mainDir)
+	return w.addConfig(in.found, in.dirs, mainDir)
 }
 
 // inData reports whether a path names something inside the data directory, which is listed there.
@@ -53,7 +53,7 @@ func (w *walker) inData(file string) (string, bool) {
 	return below(w.root, filepath.Join(dir, filepath.Base(file)))
 }
 
-func (w *walker) addConfig(found []string, mainDir string) error {
+func (w *walker) addConfig(found, included []string, mainDir string) error {
 	taken := make(map[string]bool)
 	dirs := make(map[string]bool)
 	for _, file := range found {
@@ -87,6 +87,19 @@ func (w *walker) addConfig(found []string, mainDir string) error {
 		e.Link = file
 		w.files = append(w.files, File{Entry: e, Disk: file})
 	}
+	// An include_dir may be empty, as Debian's conf.d is at first; a server does not start when it is missing.
+	for _, dir := range included {
+		rel, isBelow := below(mainDir, dir)
+		if _, ok := w.inData(dir); ok || !isBelow {
+			continue
+		}
+		if _, err := stat(dir); gone(err) {
+			continue
+		}
+		if err := w.addConfigDirs(dirs, path.Join(rel, "*"), mainDir, true); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -117,6 +130,7 @@ func (w *walker) addConfigDirs(done map[string]bool, name, mainDir string, isBel
 // includes follows the directives of configuration files.
 type includes struct {
 	found []string // absolute paths, whether they exist or not
+	dirs  []string // that include_dir names, likewise
 	seen  map[string]bool
 	errs  []error
 }
@@ -188,6 +202,7 @@ func (in *includes) auth(file string, major, depth int) {
 
 // dir lists the files that include_dir reads (GetConfFilesInDir in conffiles.c).
 func (in *includes) dir(dir string) []string {
+	in.dirs = append(in.dirs, dir)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		if !gone(err) {

@@ -202,7 +202,7 @@ func TestConfigurationOutsideTheDataDirectoryIsStored(t *testing.T) {
 	w := newWorld(t, "15", pgtest.Options{})
 	w.Stop(t, pgtest.Fast)
 	etc := filepath.Join(w.dir, "etc")
-	if err := os.Mkdir(etc, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(etc, "conf.d"), 0o755); err != nil { // empty, as Debian makes it
 		t.Fatal(err)
 	}
 	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
@@ -211,7 +211,7 @@ func TestConfigurationOutsideTheDataDirectoryIsStored(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name == "postgresql.conf" {
-			b = fmt.Appendf(b, "\ndata_directory = '%s'\nhba_file = '%s/pg_hba.conf'\nident_file = '%s/pg_ident.conf'\n", w.Dir, etc, etc)
+			b = fmt.Appendf(b, "\ndata_directory = '%s'\nhba_file = '%s/pg_hba.conf'\nident_file = '%s/pg_ident.conf'\ninclude_dir = 'conf.d'\n", w.Dir, etc, etc)
 		}
 		if err := os.WriteFile(filepath.Join(etc, name), b, 0o644); err != nil {
 			t.Fatal(err)
@@ -239,4 +239,15 @@ func TestConfigurationOutsideTheDataDirectoryIsStored(t *testing.T) {
 	if found != 3 {
 		t.Errorf("%d of 3 configuration files came back", found)
 	}
+
+	w.archived()
+	restored := pgtest.Adopt(t, "15", dir)
+	conf := filepath.Join(dir, "pgtrove-config")
+	for _, setting := range []string{"archive_mode=off", "data_directory=" + dir, "config_file=" + filepath.Join(conf, "postgresql.conf"),
+		"hba_file=" + filepath.Join(conf, "pg_hba.conf"), "ident_file=" + filepath.Join(conf, "pg_ident.conf")} {
+		restored.Args = append(restored.Args, "-c", setting)
+	}
+	restored.ExtraEnv = w.env()
+	restored.Start(t)
+	restored.WaitPromoted(t)
 }
