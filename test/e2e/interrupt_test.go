@@ -13,17 +13,17 @@ import (
 	"github.com/pgtrove/pgtrove/test/pgtest"
 )
 
-// beginSlowly starts a backup and returns once the server is in backup mode. A named pipe cannot hold it up, since
-// those are left out; but pg_backup_start with a spread checkpoint takes its time while the test looks: so a large
-// relation is what makes the backup long. The returned function waits for its end.
-func beginSlowly(t *testing.T, s *pgtest.Server, cmd *exec.Cmd) (finish func() pgtest.Result) {
+// beginSlowly starts a backup of a cluster with noise in it, into a repository without packs, and stops the process
+// once it has stored the first: then the server is in backup mode, and most of the cluster is not read yet. The returned
+// function lets it go on and waits for its end.
+func beginSlowly(t *testing.T, repo string, cmd *exec.Cmd) (finish func() pgtest.Result) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitBusy(t, s)
+	waitFor(t, repo, "packs", 1)
 	// Stopped between two instructions, whatever it is at: the test decides when it goes on.
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -33,13 +33,6 @@ func beginSlowly(t *testing.T, s *pgtest.Server, cmd *exec.Cmd) (finish func() p
 		_ = cmd.Wait()
 		return pgtest.Result{Stdout: out.String(), Stderr: errs.String(), Code: pgtest.ExitCode(cmd.ProcessState)}
 	}
-}
-
-// waitBusy waits until a session of the server has started a backup.
-func waitBusy(t *testing.T, s *pgtest.Server) {
-	t.Helper()
-	s.WaitQuery(t, `SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'pgtrove%' AND backend_type = 'client backend'
-		AND state = 'idle' AND query ~ 'pg_(start_backup|backup_start)|pg_control|pg_current_wal'`, "t", time.Minute)
 }
 
 // quiet checks that no connection of a backup is left: a non-exclusive backup ends with its connection.
@@ -82,9 +75,9 @@ func TestAnInterruptedBackupLeavesNothingHalf(t *testing.T) {
 			t.Fatal(err)
 		}
 		if c.packs == 0 {
-			waitBusy(t, w.Server)
+			waitFor(t, w.repo, "sessions", 1)
 		} else {
-			waitPacks(t, w.repo, c.packs)
+			waitFor(t, w.repo, "packs", c.packs)
 		}
 		if err := cmd.Process.Signal(c.signal); err != nil {
 			t.Fatal(err)
@@ -113,27 +106,29 @@ func TestAnInterruptedBackupLeavesNothingHalf(t *testing.T) {
 	sameContents(t, w.Server, w.adopt(w.restore()))
 }
 
-// waitPacks waits until a repository holds so many packs.
-func waitPacks(t *testing.T, repo string, n int) {
+// waitFor waits until a repository holds n objects of a kind: packs, or sessions, which are announced before the server
+// is asked to begin.
+func waitFor(t *testing.T, repo, kind string, n int) {
 	t.Helper()
+	pattern := map[string]string{"packs": "packs/*/[0-9]*", "sessions": "sessions/[0-9]*"}[kind]
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		packs, err := filepath.Glob(filepath.Join(repo, "packs", "*", "[0-9]*"))
+		found, err := filepath.Glob(filepath.Join(repo, pattern))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(packs) >= n {
+		if len(found) >= n {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d packs after a minute", len(packs))
+			t.Fatalf("%d %s after a minute", len(found), kind)
 		}
 	}
 }
 
 func TestALostConnectionVoidsTheBackup(t *testing.T) {
 	w := newWorld(t, "15", pgtest.Options{})
-	w.Pgbench(t, "-i", "-s", "10", "-q")
-	finish := beginSlowly(t, w.Server, w.Command("pgtrove", "backup", "--checkpoint", "fast"))
+	noise(t, w.Server)
+	finish := beginSlowly(t, w.repo, w.Command("pgtrove", "backup", "--checkpoint", "fast", "--jobs", "1"))
 	w.Query(t, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'pgtrove%'")
 	quiet(t, w.Server)
 	expect(t, finish(), 7, []string{"connection"}, "backup")

@@ -56,10 +56,10 @@ func TestABackupTakenOnAStandbyRestores(t *testing.T) {
 
 func TestAPromotionDuringABackupOfAStandbyVoidsIt(t *testing.T) {
 	w := newWorld(t, "15", pgtest.Options{})
-	w.Pgbench(t, "-i", "-s", "1", "-q")
+	noise(t, w.Server)
 	standby := standbyOf(t, w)
 	gate := standby.Command("pgtrove", "backup", "--jobs", "1")
-	backup := beginSlowly(t, standby, gate)
+	backup := beginSlowly(t, w.repo, gate)
 	standby.Exec(t, "SELECT pg_promote()")
 	standby.WaitPromoted(t)
 	r := backup()
