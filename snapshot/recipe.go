@@ -187,6 +187,9 @@ func ParseRecipe(b []byte) (*Recipe, error) {
 	if err := d.finish("recipe"); err != nil {
 		return nil, err
 	}
+	if r.kind != recipePatch && len(r.extents) == 0 {
+		return nil, fmt.Errorf("%w: recipe without extents; an empty file has no recipe", ErrInvalid)
+	}
 	return r, nil
 }
 

@@ -164,6 +164,7 @@ func FuzzParseRecipe(f *testing.F) {
 	r := rand.New(rand.NewPCG(5, 6))
 	f.Add(MarshalExtents(randomExtents(r, 9, 13)))
 	f.Add(MarshalExtents(randomExtents(r, 9, 0)))
+	f.Add([]byte{recipeBytes, 0}) // once accepted
 	f.Add(MarshalPatch(Patch{Form: 13, Parent: RecipeRef{Inline: []byte{1}}, Depth: 1, Pages: 9,
 		Changes: []Change{{Keep: 2, Extents: randomExtents(r, 2, 13)}}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
