@@ -301,6 +301,7 @@ func wrap(op, key string, err error) error {
 	case syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG:
 		// EFBIG: the process's own file size limit (ulimit -f), or the file system's.
 		e.Class = storage.ErrFull
+		e.Err = no // the name of a temporary file helps nobody
 	case syscall.EROFS:
 		e.Class = storage.ErrReadOnly
 	case syscall.EIO, syscall.ESTALE, syscall.ENOTCONN, syscall.ENODEV, syscall.ENXIO, syscall.ETIMEDOUT,
