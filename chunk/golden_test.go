@@ -18,7 +18,7 @@ type golden struct {
 	RunIDs      map[string]ID
 	StreamIDs   map[string]ID
 	MetaIDs     map[string]ID
-	PageCuts    []int // pages per chunk of numbered pages 0..499, default parameters
+	PageCuts    []int // pages per chunk of numbered pages 0..1999, default parameters
 	ListingCuts []int // bytes per chunk of 200,000 congruent bytes, listing parameters
 	FileCuts    []int // bytes per chunk of 8 MiB of congruent bytes, default parameters
 }
@@ -92,7 +92,7 @@ func computeGolden(t *testing.T, k Key) golden {
 	for name, f := range map[string]Form{"4 pages of 8192": 13, "32 pages of 1024": 10} {
 		g.RunIDs[name] = h.RunID(h.PageDigests(nil, f, pattern(32768)))
 	}
-	g.PageCuts = cutPages(newPageCutter(t, k), numberedDigests(h, 500))
+	g.PageCuts = cutPages(newPageCutter(t, k), numberedDigests(h, 2000))
 	g.ListingCuts = lengths(cutStream(t, newStreamCutter(t, k, ListingParams()), bytes.NewReader(congruentBytes(200_000))))
 	g.FileCuts = lengths(cutStream(t, newStreamCutter(t, k, DefaultStreamParams()), bytes.NewReader(congruentBytes(8<<20))))
 	return g

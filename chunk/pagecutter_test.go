@@ -14,16 +14,15 @@ func TestPageChunksAreWithinBoundsAndOfTheMeanSize(t *testing.T) {
 	sum := 0
 	for i, n := range cuts {
 		sum += n
-		if (n < 8 && i < len(cuts)-1) || n > 32 {
+		if (n < 32 && i < len(cuts)-1) || n > 128 {
 			t.Fatalf("chunk %d has %d pages", i, n)
 		}
 	}
 	if sum != len(d) {
 		t.Fatalf("%d pages in chunks, want %d", sum, len(d))
 	}
-	// The value of the design (docs/design.md): 16.0.
-	if mean := float64(sum) / float64(len(cuts)); mean < 15.5 || mean > 16.5 {
-		t.Errorf("mean of %.2f pages, want about 16", mean)
+	if mean := float64(sum) / float64(len(cuts)); mean < 62 || mean > 66 {
+		t.Errorf("mean of %.2f pages, want about 64", mean)
 	}
 }
 
@@ -88,7 +87,7 @@ func TestChangedPagesChangeOnlyChunksNearby(t *testing.T) {
 				}
 			}
 			if name == "100 inserted" {
-				added -= 100 / 8 // the new pages' own chunks, at most
+				added -= 100 / 32 // the new pages' own chunks, at most
 			}
 			worst = max(worst, added)
 			if added > 10 {
@@ -144,7 +143,7 @@ func TestEqualPagesAreCutIntoEqualChunks(t *testing.T) {
 	}
 	cuts := cutPages(c, d)
 	for i, n := range cuts[:len(cuts)-1] {
-		if n < 8 || n > 32 || n != cuts[0] {
+		if n < 32 || n > 128 || n != cuts[0] {
 			t.Errorf("chunk %d has %d pages, the first %d", i, n, cuts[0])
 		}
 	}
