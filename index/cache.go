@@ -40,6 +40,7 @@ type Cache struct {
 	id     string             // the head of the lock file
 	files  map[string]fileSum // those of the database when it was opened in good order
 	db     *badger.DB
+	shelf  *shelf // large notes
 	broken atomic.Bool
 
 	writing sync.Mutex // held by every writer
@@ -187,7 +188,7 @@ func (c *Cache) finish(number uint32, name string) error {
 
 // addPack makes p a pack of segment number. A pack that another segment brought already is only noted.
 func (c *Cache) addPack(number uint32, p *Pack) error {
-	if err := c.room(); err != nil {
+	if err := c.room(minFree); err != nil {
 		return err
 	}
 	print, err := fingerprint(p)
@@ -204,7 +205,7 @@ func (c *Cache) addPack(number uint32, p *Pack) error {
 	n := c.next.pack
 	next := c.next
 	next.pack++
-	rec := &record{key: p.Key, kind: p.Kind, sessions: p.Sessions, members: []uint32{number}}
+	rec := &record{key: p.Key, kind: p.Kind, tail: p.Size - p.End(), sessions: p.Sessions, members: []uint32{number}}
 	err = c.update(func(set setter) error {
 		if err := set(counterKey, next.marshal()); err != nil {
 			return err
@@ -267,14 +268,14 @@ func (c *Cache) addEntries(set setter, n uint32, entries []pack.Entry) error {
 
 // Lookup finds a chunk in the segments for which inView says yes; false if none of them has it. inView is called with
 // numbers of complete segments and of Begin, and must not call the Cache. Of several locations it gives the one that
-// the cache has known longest. The location shares memory with the Cache: it is not to be changed.
+// the cache has known shortest: what was stored again was missed where it stood before. The location shares memory with the Cache: it is not to be changed.
 // Errors: ErrCache.
 func (c *Cache) Lookup(id chunk.ID, inView func(segment uint32) bool) (pack.Location, bool, error) {
 	var found pack.Location
 	ok := false
 	err := c.locations(id, inView, func(l pack.Location) bool {
 		found, ok = l, true
-		return false
+		return true
 	})
 	return found, ok, err
 }

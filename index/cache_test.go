@@ -64,7 +64,7 @@ func keys(t *testing.T, c *index.Cache, id chunk.ID, inView func(uint32) bool) [
 		keys = append(keys, l.Pack)
 	}
 	one, ok, err := c.Lookup(id, inView)
-	if err != nil || ok != (len(keys) > 0) || ok && !reflect.DeepEqual(one, locations[0]) {
+	if err != nil || ok != (len(keys) > 0) || ok && !reflect.DeepEqual(one, locations[len(locations)-1]) {
 		t.Errorf("Lookup gives %+v, %v, %v, and Locations %+v", one, ok, err, locations)
 	}
 	return keys

@@ -15,12 +15,13 @@ import (
 )
 
 // cacheVersion changes with everything in record.go.
-const cacheVersion = 1
+const cacheVersion = 3
 
 // A cache directory holds
 //
 //	lock     locked by the process that has the cache open; it says what the cache is, and in which state
 //	db/      Badger's
+//	notes    large notes, where the database says
 //
 // The lock file has three lines: version and repository, the machine's boot, and the state. Of a closed database, it then
 // lists the files.
@@ -28,14 +29,19 @@ const (
 	lockName = "lock"
 	dbName   = "db"
 
+	shelfName = "notes"
+
 	stateOpening = "opening" // a process that dies here died of what it found
 	stateOpen    = "open"    // good if the process died; not if the machine did, since nothing is synced
 	stateClosed  = "closed"
 	stateFailed  = "failed"
 )
 
-// minFree is the room below which the cache does not write, in bytes.
-const minFree = 128 << 20
+// minFree is the room below which the cache does not write, in bytes; notes and proofs end earlier, since the index is worth more.
+const (
+	minFree      = 128 << 20
+	minFreeNotes = 2 * minFree
+)
 
 // OpenCache opens the cache in directory dir, which it makes with mode 0700, for the repository with that ID. What is there and is
 // not exactly such a cache in good order (another repository's, another version's, a damaged one, one that was open when
@@ -88,7 +94,7 @@ func lockFile(path string) (*os.File, error) {
 }
 
 func (c *Cache) start(repositoryID string) error {
-	if err := c.room(); err != nil {
+	if err := c.room(minFree); err != nil {
 		return err
 	}
 	id := fmt.Sprintf("pgtrove index cache %d of %q\nboot %s\n", cacheVersion, repositoryID, bootID())
@@ -139,7 +145,7 @@ func (c *Cache) state(id, state string) error {
 
 func (c *Cache) wipe() error {
 	c.files = nil
-	return os.RemoveAll(filepath.Join(c.dir, dbName))
+	return errors.Join(os.RemoveAll(filepath.Join(c.dir, dbName)), os.RemoveAll(filepath.Join(c.dir, shelfName)))
 }
 
 // attempt opens the database and reads what is kept in memory.
@@ -159,7 +165,10 @@ func (c *Cache) attempt(id string) (err error) {
 		return err
 	}
 	c.db = db
-	if err := c.load(); err != nil {
+	if err := errors.Join(c.load(), c.openShelf()); err != nil {
+		if c.shelf != nil {
+			_ = c.shelf.close()
+		}
 		db.Close()
 		return err
 	}
@@ -168,7 +177,7 @@ func (c *Cache) attempt(id string) (err error) {
 
 // badgerOptions make it small: the cache works beside a database server, and a backup has memory for chunks to hold.
 func badgerOptions(dir string) badger.Options {
-	return badger.DefaultOptions(dir).
+	o := badger.DefaultOptions(dir).
 		WithLogger(nil).
 		WithBypassLockGuard(true). // ours also covers the removal of the directory
 		WithSyncWrites(false).
@@ -179,14 +188,18 @@ func badgerOptions(dir string) badger.Options {
 		WithNumCompactors(2).
 		WithNumLevelZeroTables(4).
 		WithNumLevelZeroTablesStall(8).
-		WithBaseTableSize(8 << 20).
+		WithBaseTableSize(2 << 20).
 		WithBaseLevelSize(64 << 20).
 		WithCompression(options.None). // IDs do not compress, and blocks are then read where they are mapped
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
 		WithChecksumVerificationMode(options.NoVerification).
-		WithValueThreshold(256 << 10).
+		WithValueThreshold(256 << 10). // above every value, so that the value log stays empty and needs no care
 		WithValueLogFileSize(4 << 20)
+	// Tables are of one size on every level. A compaction builds up to 13 of them at once, each in twice its size of memory; by
+	// default they double from level to level, and with them the memory: over 1 GB was measured for the index of 100 GB.
+	o.TableSizeMultiplier = 1
+	return o
 }
 
 // load reads counters and the names of segments.
@@ -228,7 +241,7 @@ func (c *Cache) load() error {
 func (c *Cache) Close() error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	err := c.db.Close()
+	err := errors.Join(c.db.Close(), c.shelf.close())
 	state := stateFailed
 	if err == nil && !c.broken.Load() {
 		var sums map[string]fileSum
@@ -251,14 +264,14 @@ func (c *Cache) failed(err error) error {
 	return fmt.Errorf("%w: %w", ErrCache, err)
 }
 
-// room makes sure that a write does not fill the file system.
-func (c *Cache) room() error {
+// room makes sure that a write does not fill the file system: so much must be free.
+func (c *Cache) room(want uint64) error {
 	var st syscall.Statfs_t
 	if err := syscall.Fstatfs(int(c.lock.Fd()), &st); err != nil {
 		return fmt.Errorf("look for room: %w", err)
 	}
-	if free := st.Bavail * uint64(st.Bsize); free < minFree {
-		return fmt.Errorf("%w: %d MiB free, want %d", ErrNoSpace, free>>20, minFree>>20)
+	if free := st.Bavail * uint64(st.Bsize); free < want {
+		return fmt.Errorf("%w: %d MiB free, want %d", ErrNoSpace, free>>20, want>>20)
 	}
 	return nil
 }

@@ -17,6 +17,8 @@ import (
 //	"f" fingerprint            number of the pack with that key and directory
 //	"p" number                 record of a pack, without its entries
 //	"c" chunk ID               locations, one after the other
+//	"m" key                    a note, or where it stands in the file of large notes
+//	"q" key                    a proof: numbers of the packs that hold every chunk of what the key names
 //
 // Numbers in keys are 4 bytes, most significant first. Chunks name packs, and packs name the segments they stand in, so that a
 // pack in several segments (a compacted index repeats them) costs its entries once.
@@ -28,6 +30,8 @@ const (
 	fingerprintPrefix = 'f'
 	packPrefix        = 'p'
 	chunkPrefix       = 'c'
+	notePrefix        = 'm'
+	proofPrefix       = 'q'
 )
 
 func segmentKey(number uint32) []byte {
@@ -36,8 +40,10 @@ func segmentKey(number uint32) []byte {
 
 func packKey(n uint32) []byte { return binary.BigEndian.AppendUint32([]byte{packPrefix}, n) }
 
-func appendChunkKey(dst []byte, id chunk.ID) []byte {
-	return append(append(dst, chunkPrefix), id[:]...)
+func appendChunkKey(dst []byte, id chunk.ID) []byte { return appendIDKey(dst, chunkPrefix, id) }
+
+func appendIDKey(dst []byte, prefix byte, id chunk.ID) []byte {
+	return append(append(dst, prefix), id[:]...)
 }
 
 // fingerprint is the key under which p is known. It covers the whole directory: two segments that disagree about a pack
@@ -68,6 +74,7 @@ var errRecord = errors.New("malformed record")
 type record struct {
 	key      string
 	kind     pack.Kind
+	tail     int64 // bytes of the object behind its last chunk
 	sessions []pack.Session
 	members  []uint32 // segments that hold it
 }
@@ -89,6 +96,7 @@ func (r *record) marshal() []byte {
 	b := binary.AppendUvarint(nil, uint64(len(r.key)))
 	b = append(b, r.key...)
 	b = append(b, byte(r.kind))
+	b = binary.AppendUvarint(b, uint64(r.tail))
 	b = binary.AppendUvarint(b, uint64(len(r.sessions)))
 	for _, s := range r.sessions {
 		b = binary.AppendUvarint(b, uint64(len(s.SID)))
@@ -109,6 +117,7 @@ func parseRecord(b []byte) (*record, error) {
 	if kind := r.take(1); kind != nil {
 		rec.kind = pack.Kind(kind[0])
 	}
+	rec.tail = int64(r.uvarint(pack.MaxObject))
 	if n := r.uvarint(min(pack.MaxSessions, uint64(len(r.b)))); n > 0 {
 		rec.sessions = make([]pack.Session, n)
 	}

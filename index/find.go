@@ -1,0 +1,178 @@
+package index
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	badger "github.com/dgraph-io/badger/v4"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/pack"
+)
+
+// finder finds many chunks in few packs: of several locations it takes one in a pack that it has taken before. It
+// remembers what it learned of each pack, and allocates nothing per chunk. For one goroutine.
+type finder struct {
+	c      *Cache
+	txn    *badger.Txn
+	inView func(uint32) bool
+	except func(key string) bool // nil: none
+	packs  map[uint32]standing
+	chosen []uint32 // the packs taken, in the order of their first use
+	key    []byte
+}
+
+// standing is what a finder knows of a pack.
+type standing int8
+
+const (
+	unknown standing = iota
+	usable
+	useless // outside the view, excepted, or left by a killed Add
+	taken
+)
+
+func (c *Cache) finder(inView func(uint32) bool, except func(string) bool) *finder {
+	return &finder{
+		c: c, txn: c.db.NewTransaction(false), inView: inView, except: except,
+		packs: map[uint32]standing{}, key: make([]byte, 0, 1+chunk.IDSize),
+	}
+}
+
+func (f *finder) close() { f.txn.Discard() }
+
+// find gives the number of a pack that holds the chunk; false if there is none.
+func (f *finder) find(id chunk.ID) (n uint32, ok bool, err error) {
+	f.key = appendChunkKey(f.key[:0], id)
+	item, err := f.txn.Get(f.key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return 0, false, nil
+	}
+	if err == nil {
+		err = item.Value(func(b []byte) error {
+			n, ok, err = f.choose(b)
+			return err
+		})
+	}
+	if err != nil {
+		if !errors.Is(err, ErrCache) {
+			err = f.c.failed(err)
+		}
+		return 0, false, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
+	}
+	if ok && f.packs[n] != taken {
+		f.packs[n] = taken
+		f.chosen = append(f.chosen, n)
+	}
+	return n, ok, nil
+}
+
+// choose takes one of a chunk's locations.
+func (f *finder) choose(b []byte) (best uint32, ok bool, err error) {
+	for len(b) > 0 {
+		var n uint32
+		var e pack.Entry
+		if n, b, err = parseLocation(b, &e); err != nil {
+			return 0, false, err
+		}
+		s := f.packs[n]
+		if s == unknown {
+			if s, err = f.judge(n); err != nil {
+				return 0, false, err
+			}
+			f.packs[n] = s
+		}
+		switch {
+		case s == taken:
+			return n, true, nil
+		case s == usable && !ok:
+			best, ok = n, true
+		}
+	}
+	return best, ok, nil
+}
+
+func (f *finder) judge(n uint32) (standing, error) {
+	rec, err := f.c.pack(n)
+	if err != nil {
+		return unknown, err
+	}
+	if rec == nil || !f.c.visible(rec, f.inView) || f.except != nil && f.except(rec.key) {
+		return useless, nil
+	}
+	return usable, nil
+}
+
+// Held is a pack as the cache knows it.
+type Held struct {
+	Key  string
+	Kind pack.Kind
+	Tail int64 // bytes of the object behind its last chunk: page digests, directory, trailer
+}
+
+func (r *record) held() Held { return Held{Key: r.key, Kind: r.kind, Tail: r.tail} }
+
+// Group is some chunks that stand in one pack.
+type Group struct {
+	Held
+	IDs []chunk.ID
+}
+
+// ByPack says of many chunks where they are, as Lookup does, each in one place: grouped by pack, in the order in which the cache came to know the
+// packs, and with no more packs than need be (nearly). Packs for whose key except says yes do not count; nil excepts none. missing are those in no pack, in the order of ids.
+// Errors: ErrCache.
+func (c *Cache) ByPack(ids []chunk.ID, inView func(segment uint32) bool, except func(key string) bool) (groups []Group, missing []chunk.ID, err error) {
+	f := c.finder(inView, except)
+	defer f.close()
+	in := map[uint32][]chunk.ID{}
+	for _, id := range ids {
+		n, ok, err := f.find(id)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !ok {
+			missing = append(missing, id)
+			continue
+		}
+		in[n] = append(in[n], id)
+	}
+	slices.Sort(f.chosen)
+	for _, n := range f.chosen {
+		rec, err := c.pack(n)
+		if err != nil {
+			return nil, nil, err
+		}
+		if rec == nil {
+			return nil, nil, c.failed(fmt.Errorf("pack %d has lost its record", n))
+		}
+		groups = append(groups, Group{Held: rec.held(), IDs: in[n]})
+	}
+	return groups, missing, nil
+}
+
+// Packs calls fn for every pack in the segments for which inView says yes, in the order in which the cache came to know them. It reads
+// the record of every pack: for what is done once. fn must not call the Cache, and its error is returned as it is.
+// Errors: ErrCache.
+func (c *Cache) Packs(inView func(segment uint32) bool, fn func(Held) error) error {
+	txn := c.db.NewTransaction(false)
+	defer txn.Discard()
+	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{packPrefix}, PrefetchValues: true, PrefetchSize: 100})
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		var rec *record
+		if err := it.Item().Value(func(b []byte) (err error) {
+			rec, err = parseRecord(b)
+			return err
+		}); err != nil {
+			return fmt.Errorf("read packs: %w", c.failed(err))
+		}
+		if !c.visible(rec, inView) {
+			continue
+		}
+		if err := fn(rec.held()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
