@@ -65,7 +65,7 @@ func harmless(t *testing.T, f fixture, name string, ids []chunk.ID, want [][]byt
 	if err != nil {
 		return true
 	}
-	v, err := r.OpenView(t.Context(), "")
+	v, err := r.OpenView(t.Context(), "", "main")
 	if err != nil {
 		return true
 	}

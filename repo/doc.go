@@ -1,6 +1,9 @@
 // Package repo composes the store column into a repository: it makes and opens one, writes chunks to it in sessions,
 // finds and opens chunks again, and keeps archive files, which are single sealed objects beside the chunks.
 //
+// A session also takes over what killed sessions of its cluster left, and keeps small notes for the next one in the local
+// cache, where it believes only what it can verify.
+//
 // It never knows what the bytes mean: a snapshot's manifest and a WAL file's header are opaque to it. Package
 // snapshot, walarchive and restore use it through interfaces of their own; cmd joins them.
 //

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/pgtrove/pgtrove/chunk"
@@ -130,33 +129,45 @@ const unknownSize = pack.MaxObject
 
 // readDirectory reads the directory of a pack from the object's end.
 func (r *Repo) readDirectory(ctx context.Context, key string, aad []byte) (*pack.Directory, error) {
-	n := int64(pack.TailSize)
-	for {
+	tail, _, err := r.readTail(ctx, key, unknownSize, pack.TailSize, false)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := pack.OpenDirectory(tail, unknownSize, r.meta, aad)
+	if err != nil {
+		return nil, asDamage(key, err)
+	}
+	return dir, nil
+}
+
+// readTail reads the end of a pack of size bytes: its trailer and directory, and with digests its page digests too; first so many
+// bytes as guess says, and once more if that was too little. It is shorter than the trailer says if the object is.
+func (r *Repo) readTail(ctx context.Context, key string, size, guess int64, digests bool) ([]byte, pack.Trailer, error) {
+	for n := max(guess, int64(pack.TrailerSize)); ; {
 		tail, err := r.store.Get(ctx, key, storage.Range{Off: -n}, nil)
 		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", key, err)
+			return nil, pack.Trailer{}, fmt.Errorf("read %s: %w", key, err)
 		}
-		dir, err := pack.OpenDirectory(tail, unknownSize, r.meta, aad)
-		if errors.Is(err, pack.ErrShortTail) && int64(len(tail)) == n {
-			t, err := pack.ParseTrailer(tail, unknownSize)
-			if err != nil {
-				return nil, asDamage(key, err)
-			}
-			n = t.TailLen()
-			continue
-		}
+		t, err := pack.ParseTrailer(tail, size)
 		if err != nil {
-			return nil, asDamage(key, err)
+			return nil, t, asDamage(key, err)
 		}
-		return dir, nil
+		want := t.TailLen()
+		if digests {
+			want += int64(t.Digests)
+		}
+		if int64(len(tail)) >= want || int64(len(tail)) < n {
+			return tail, t, nil
+		}
+		n = want
 	}
 }
 
 // PackDirectory reads the directory of the pack under key: what it holds, by its own account.
 func (r *Repo) PackDirectory(ctx context.Context, key string) (*pack.Directory, error) {
-	at := strings.LastIndexByte(key, '-')
-	if !strings.HasPrefix(key, packsPrefix) || at < 0 {
-		return nil, fmt.Errorf("%w: %s is not a pack's name", ErrMissing, key)
+	aad, err := r.packKeyAAD(key)
+	if err != nil {
+		return nil, err
 	}
-	return r.readDirectory(ctx, key, r.packAAD(key[:at]))
+	return r.readDirectory(ctx, key, aad)
 }

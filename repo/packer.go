@@ -186,7 +186,7 @@ func (s *Session) upload(ctx context.Context) error {
 		case s.spare <- f.b: // its memory is used again
 		default:
 		}
-		if err := s.record(p); err != nil {
+		if err := s.note(p, s.book.done); err != nil {
 			return err
 		}
 		if err := s.publish(ctx, false); err != nil {
@@ -196,9 +196,9 @@ func (s *Session) upload(ctx context.Context) error {
 	return nil
 }
 
-// record makes a durable pack findable: in the local index at once, in the repository's with the next segment. Both
-// must say the same of a segment, or a later session would believe a chunk to be in one that does not name it.
-func (s *Session) record(p index.Pack) error {
+// note makes a durable pack findable: in the local index at once, in the repository's with the next segment, to which
+// book adds it. Both must say the same of a segment, or a later session would believe a chunk to be in one that does not name it.
+func (s *Session) note(p index.Pack, book func(index.Pack)) error {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
 	if !s.begun {
@@ -211,7 +211,7 @@ func (s *Session) record(p index.Pack) error {
 	if err := s.view.cache.AddPack(s.segment, p); err != nil {
 		return fmt.Errorf("note pack in the index: %w", err)
 	}
-	s.book.done(p)
+	book(p)
 	return nil
 }
 
@@ -228,8 +228,7 @@ type book struct {
 	fresh    index.Segment         // packs without a published segment
 	chunks   int                   // in fresh
 	last     time.Time             // of the last publication
-	stored   int64
-	plain    int64
+	sum      Added
 }
 
 func (b *book) has(id chunk.ID) bool {
@@ -269,16 +268,31 @@ func (b *book) done(p index.Pack) {
 	defer b.mu.Unlock()
 	for i := range p.Entries {
 		delete(b.pending, p.Entries[i].ID)
-		b.plain += int64(p.Entries[i].Plain)
+		b.sum.Plain += int64(p.Entries[i].Plain)
 	}
-	b.fresh.Packs = append(b.fresh.Packs, p)
-	b.chunks += len(p.Entries)
-	b.stored += p.Size
+	b.name(p)
+	b.sum.Stored += p.Size
+	if p.Kind == pack.Meta {
+		b.sum.Meta += p.Size
+	}
 	b.flying--
 	if b.flying == 0 && b.idle != nil {
 		close(b.idle)
 		b.idle = nil
 	}
+}
+
+// adopt records a pack that was there before the session.
+func (b *book) adopt(p index.Pack) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.name(p)
+}
+
+// name makes p a part of the next segment. mu is held.
+func (b *book) name(p index.Pack) {
+	b.fresh.Packs = append(b.fresh.Packs, p)
+	b.chunks += len(p.Entries)
 }
 
 // wait returns when every pack handed over is durable.
@@ -315,11 +329,12 @@ func (b *book) take(now bool, clock time.Time) (*index.Segment, int) {
 func (b *book) count(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.stored += int64(n)
+	b.sum.Stored += int64(n)
+	b.sum.Meta += int64(n)
 }
 
-func (b *book) added() (stored, plain int64) {
+func (b *book) added() Added {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.stored, b.plain
+	return b.sum
 }

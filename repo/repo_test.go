@@ -94,7 +94,7 @@ func write(ctx context.Context, r *Repo, data [][]byte) (sid string, ids []chunk
 // check reads every chunk through a fresh view.
 func check(t *testing.T, r *Repo, ids []chunk.ID, want [][]byte) {
 	t.Helper()
-	v, err := r.OpenView(t.Context(), "")
+	v, err := r.OpenView(t.Context(), "", "main")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,7 +384,7 @@ func TestSegmentsOfFencedSessionsAreNotBelieved(t *testing.T) {
 		return f.store.Put(ctx, key, r.seal(kindOutcome, key, []byte(`{"version":1,"outcome":"FENCED","nonce":"other"}`)))
 	})
 	for _, dir := range []string{"", cache} {
-		v, err := r.OpenView(t.Context(), dir)
+		v, err := r.OpenView(t.Context(), dir, "main")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -423,4 +423,21 @@ func TestInitRefusesWhatIsThere(t *testing.T) {
 	if _, err := Open(t.Context(), s); !errors.Is(err, ErrNoRepository) {
 		t.Errorf("open something else: %v", err)
 	}
+}
+
+// cloneStore copies every object.
+func cloneStore(t testing.TB, from storage.Store) *mem.Store {
+	t.Helper()
+	to := mem.New(nil)
+	err := from.List(t.Context(), "", func(i storage.Info) error {
+		b, err := from.Get(t.Context(), i.Key, storage.Range{}, nil)
+		if err != nil {
+			return err
+		}
+		return to.Put(t.Context(), i.Key, b)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
 }

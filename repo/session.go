@@ -38,7 +38,7 @@ const (
 type SessionOptions struct {
 	Cluster  string
 	Host     string
-	CacheDir string // for the chunk index; "" is a directory of its own for this session
+	CacheDir string // for the chunk index and notes; "" is a directory of its own for this session
 	Now      func() time.Time
 }
 
@@ -80,6 +80,9 @@ type Session struct {
 	full   chan *filled // packs on their way to the uploaders
 	spare  chan *pack.Builder
 	book   book
+	notes  *notes
+
+	leftovers []leftover // packs of data that unfinished sessions left; final when fn of Write begins
 
 	publishing sync.Mutex // guards what the index says of packs against what the segment under way will say
 	segment    uint32     // the number in the local index of the segment under way
@@ -93,11 +96,15 @@ func (r *Repo) Write(ctx context.Context, o SessionOptions, fn func(ctx context.
 	if err != nil {
 		return err
 	}
-	if s.view, err = r.openView(ctx, o.CacheDir); err != nil {
+	var l *listing
+	if s.view, l, err = r.openView(ctx, o.CacheDir, o.Cluster); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.view.Close()) }()
 	s.book.last = o.Now()
+	if err := s.adopt(ctx, l); err != nil {
+		return err
+	}
 
 	up, upCtx := errgroup.WithContext(ctx)
 	for range uploaders {
@@ -110,6 +117,9 @@ func (r *Repo) Write(ctx context.Context, o SessionOptions, fn func(ctx context.
 	}
 	if err != nil && !s.book.committed {
 		s.leave(ctx)
+	}
+	if err == nil && s.book.committed {
+		s.sweepNotes()
 	}
 	return err
 }
@@ -135,7 +145,8 @@ func (r *Repo) announce(ctx context.Context, o SessionOptions) (*Session, error)
 	if err := r.store.Put(ctx, key, r.seal(kindSession, key, text)); err != nil {
 		return nil, fmt.Errorf("announce session: %w", err)
 	}
-	s := &Session{repo: r, opt: o, sid: sid, sealer: sealer, full: make(chan *filled), spare: make(chan *pack.Builder, uploaders)}
+	s := &Session{repo: r, opt: o, sid: sid, sealer: sealer, full: make(chan *filled), spare: make(chan *pack.Builder, uploaders),
+		notes: newNotes(r.IDKey())}
 	s.data = packer{kind: pack.Data, session: s}
 	s.meta = packer{kind: pack.Meta, session: s}
 	s.book.pending = map[chunk.ID]struct{}{}
@@ -155,6 +166,22 @@ func (r *Repo) newestGC(ctx context.Context) (uint64, error) {
 		return fmt.Errorf("%w: %s was written by a newer program", ErrVersion, i.Key)
 	})
 	return 0, err
+}
+
+// MetaChunk returns the verified bytes of a metadata chunk of the view.
+func (s *Session) MetaChunk(ctx context.Context, id chunk.ID) ([]byte, error) {
+	return s.view.MetaChunk(ctx, id)
+}
+
+// PageDigests is that of the session's view.
+func (s *Session) PageDigests(ctx context.Context, ids []chunk.ID, each func(id chunk.ID, digests []chunk.Prefix) error) error {
+	return s.view.PageDigests(ctx, ids, each)
+}
+
+// ChunkSize returns the plain bytes of a chunk of the view. ErrMissing.
+func (s *Session) ChunkSize(id chunk.ID) (int64, error) {
+	loc, err := s.view.Locate(id)
+	return int64(loc.Plain), err
 }
 
 // ID returns the session's ID, which is the ID of the snapshot that it commits.
@@ -260,5 +287,12 @@ func (s *Session) publish(ctx context.Context, now bool) error {
 	return nil
 }
 
-// Added returns the bytes that the session has stored so far, and the plain bytes of the chunks among them.
-func (s *Session) Added() (stored, plain int64) { return s.book.added() }
+// Added is what a session has stored, in bytes.
+type Added struct {
+	Stored int64 // packs and index segments
+	Meta   int64 // the part of Stored that is packs of metadata and index segments
+	Plain  int64 // of the chunks, before they were compressed
+}
+
+// Added returns what the session has stored so far.
+func (s *Session) Added() Added { return s.book.added() }

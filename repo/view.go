@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -23,29 +24,37 @@ type View struct {
 	temp     string // directory to remove on Close
 	mu       sync.RWMutex
 	segments map[uint32]bool // those that count, by number in the cache
+	lost     map[string]bool // packs that turned out to be gone or damaged, by key: what they held is not there
+	digests  digestCache
 }
 
-// OpenView loads the index. What cacheDir already knows of it is not fetched again; a cache that is missing, locked
-// by another process, damaged or not writable costs time and nothing else.
-func (r *Repo) OpenView(ctx context.Context, cacheDir string) (*View, error) {
-	return r.openView(ctx, cacheDir)
-}
-
-func (r *Repo) openView(ctx context.Context, cacheDir string) (*View, error) {
-	names, err := r.currentSegments(ctx)
-	if err != nil {
-		return nil, err
-	}
-	v, err := r.loadView(ctx, cacheDir, names)
-	if cacheDir != "" && (errors.Is(err, index.ErrCache) || errors.Is(err, index.ErrNoSpace)) {
-		return r.loadView(ctx, "", names) // beside it, in a place that is removed afterwards
-	}
+// OpenView loads the index. What the cluster's cache in cacheDir already knows of it is not fetched again; a cache that is
+// missing, locked by another process, damaged or not writable costs time and nothing else. It holds the index of all clusters:
+// it is one per cluster because it holds their notes too, and so that the backups of two clusters do not wait for each other.
+func (r *Repo) OpenView(ctx context.Context, cacheDir, cluster string) (*View, error) {
+	v, _, err := r.openView(ctx, cacheDir, cluster)
 	return v, err
 }
 
-func (r *Repo) loadView(ctx context.Context, cacheDir string, names []string) (*View, error) {
+func (r *Repo) openView(ctx context.Context, cacheDir, cluster string) (*View, *listing, error) {
+	l, err := r.currentSegments(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	path := ""
+	if cacheDir != "" && storage.CheckPart(cluster) == nil {
+		path = filepath.Join(cacheDir, r.config.ID, cluster)
+	}
+	v, err := r.loadView(ctx, path, l.segments)
+	if path != "" && (errors.Is(err, index.ErrCache) || errors.Is(err, index.ErrNoSpace)) {
+		v, err = r.loadView(ctx, "", l.segments) // beside it, in a place that is removed afterwards
+	}
+	return v, l, err
+}
+
+func (r *Repo) loadView(ctx context.Context, path string, names []string) (*View, error) {
 	v := &View{repo: r, segments: map[uint32]bool{}}
-	if err := v.openCache(cacheDir); err != nil {
+	if err := v.openCache(path); err != nil {
 		return nil, err
 	}
 	if err := v.load(ctx, names); err != nil {
@@ -54,9 +63,17 @@ func (r *Repo) loadView(ctx context.Context, cacheDir string, names []string) (*
 	return v, nil
 }
 
-// currentSegments returns the names of the index segments that count (W1): their session exists, and did not end
-// fenced or aborted. Outcomes are looked up after the segments were listed.
-func (r *Repo) currentSegments(ctx context.Context) ([]string, error) {
+// listing is what the storage showed when a view was opened.
+type listing struct {
+	segments []string          // names of the index segments that count
+	sessions map[string]bool   // IDs
+	outcomes map[string]string // session ID to key
+}
+
+// currentSegments says which index segments count (W1): their session exists, and did not end fenced or aborted.
+// Outcomes are looked up after the segments were listed.
+func (r *Repo) currentSegments(ctx context.Context) (*listing, error) {
+	l := &listing{outcomes: map[string]string{}}
 	var names []string
 	if err := r.store.List(ctx, indexPrefix, func(i storage.Info) error {
 		names = append(names, i.Key)
@@ -64,25 +81,23 @@ func (r *Repo) currentSegments(ctx context.Context) ([]string, error) {
 	}); err != nil {
 		return nil, fmt.Errorf("list index: %w", err)
 	}
-	sessions, err := r.sessions(ctx)
-	if err != nil {
+	var err error
+	if l.sessions, err = r.sessions(ctx); err != nil {
 		return nil, err
 	}
-	outcomes := map[string]string{} // session ID to key
 	if err := r.store.List(ctx, snapshotsPrefix, func(i storage.Info) error {
-		outcomes[i.Key[strings.LastIndexByte(i.Key, '/')+1:]] = i.Key
+		l.outcomes[i.Key[strings.LastIndexByte(i.Key, '/')+1:]] = i.Key
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
 	void := map[string]bool{}
-	current := names[:0]
 	for _, name := range names {
 		sid, _, _ := strings.Cut(strings.TrimPrefix(name, indexPrefix), "/")
-		if !sessions[sid] {
+		if !l.sessions[sid] {
 			continue
 		}
-		if key, ended := outcomes[sid]; ended {
+		if key, ended := l.outcomes[sid]; ended {
 			if _, known := void[sid]; !known {
 				o, err := r.outcome(ctx, key)
 				if err != nil && !errors.Is(err, ErrDamaged) {
@@ -93,10 +108,10 @@ func (r *Repo) currentSegments(ctx context.Context) ([]string, error) {
 			}
 		}
 		if !void[sid] {
-			current = append(current, name)
+			l.segments = append(l.segments, name)
 		}
 	}
-	return current, nil
+	return l, nil
 }
 
 func (r *Repo) sessions(ctx context.Context) (map[string]bool, error) {
@@ -111,9 +126,9 @@ func (r *Repo) sessions(ctx context.Context) (map[string]bool, error) {
 	return sessions, nil
 }
 
-func (v *View) openCache(dir string) error {
-	if dir != "" {
-		path := filepath.Join(dir, v.repo.config.ID, "index")
+// openCache opens the cache in the directory path, or where that does not work, in one that is removed afterwards.
+func (v *View) openCache(path string) error {
+	if path != "" {
 		if err := os.MkdirAll(path, 0o700); err == nil {
 			if v.cache, err = index.OpenCache(path, v.repo.config.ID); err == nil {
 				return nil
@@ -185,8 +200,35 @@ func (v *View) counts(n uint32) bool {
 }
 
 func (v *View) has(id chunk.ID) (bool, error) {
-	_, ok, err := v.cache.Lookup(id, v.counts)
-	return ok, err
+	if !v.anyLost() {
+		_, ok, err := v.cache.Lookup(id, v.counts)
+		return ok, err
+	}
+	all, err := v.cache.Locations(id, v.counts)
+	return slices.ContainsFunc(all, func(l pack.Location) bool { return !v.isLost(l.Pack) }), err
+}
+
+// lose notes that a pack is gone or damaged. Its chunks count as not stored from now on, so that a session stores them again instead
+// of referring to what nobody can read.
+func (v *View) lose(key string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.lost == nil {
+		v.lost = map[string]bool{}
+	}
+	v.lost[key] = true
+}
+
+func (v *View) isLost(key string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.lost[key]
+}
+
+func (v *View) anyLost() bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.lost) > 0
 }
 
 // Locate says where a chunk is. ErrMissing: no current segment names it.
@@ -216,14 +258,30 @@ func (v *View) OpenChunk(dst []byte, loc pack.Location, sealed []byte) ([]byte, 
 	return v.repo.OpenChunk(dst, loc, sealed)
 }
 
-// MetaChunk returns the verified bytes of a metadata chunk.
+// MetaChunk returns the verified bytes of a metadata chunk, from whichever pack has it.
 func (v *View) MetaChunk(ctx context.Context, id chunk.ID) ([]byte, error) {
-	loc, err := v.Locate(id)
+	all, err := v.cache.Locations(id, v.counts)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
 	}
+	failed := fmt.Errorf("%w: chunk %s is in no pack", ErrMissing, id.Short())
+	for _, loc := range slices.Backward(all) {
+		var b []byte
+		if b, err = v.metaChunk(ctx, loc); err == nil {
+			return b, nil
+		}
+		if !isLoss(err) {
+			return nil, err
+		}
+		v.lose(loc.Pack)
+		failed = err
+	}
+	return nil, failed
+}
+
+func (v *View) metaChunk(ctx context.Context, loc pack.Location) ([]byte, error) {
 	if loc.Kind != pack.Meta {
-		return nil, fmt.Errorf("%w: metadata chunk %s is in a pack of data", ErrDamaged, id.Short())
+		return nil, fmt.Errorf("%w: metadata chunk %s is in a pack of data", ErrDamaged, loc.ID.Short())
 	}
 	sealed, err := v.ReadPack(ctx, loc.Pack, int64(loc.Offset), int64(loc.Sealed), nil)
 	if err != nil {
