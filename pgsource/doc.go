@@ -1,8 +1,8 @@
 // Package pgsource streams a base backup out of a running server: it starts and stops the backup on one connection, lists what
 // is to be stored, opens the files, checks their pages, and reads finished WAL segments from pg_wal.
 //
-// It knows nothing of chunks, keys or repositories, never writes into a data directory, and never prints. What it lists are
-// sources for snapshot.Take. cmd uses it for `pgtrove backup`.
+// It knows nothing of chunks, keys or repositories, and never prints. In a data directory it writes one file, pgtrove.last. What it
+// lists are sources for snapshot.Take. cmd uses it for `pgtrove backup`.
 //
 // The order of a backup:
 //
@@ -10,6 +10,9 @@
 //
 // Start and Stop happen on the connection that Connect opened. When it ends, for whatever reason, the server ends the backup by
 // itself (do_pg_abort_backup), so nothing is left running however the program dies.
+//
+// After Start, Vouch says whether anything may be skipped that the last snapshot holds already, and Changes which blocks may not.
+// After the commit, SetLastSnapshot notes the new snapshot.
 //
 // On a standby: Start begins at the last restart point, which may lie far back, and asks for a new one, which only comes
 // about when a newer checkpoint record was replayed. The stop position is the standby's minimum recovery point. Its segment

@@ -35,6 +35,10 @@ var (
 	ErrSegmentIncomplete = errors.New("the WAL segment is not complete yet")
 	// ErrSegmentRemoved says that the server removed or recycled a WAL segment.
 	ErrSegmentRemoved = errors.New("the server has removed the WAL segment")
+	// ErrNotVouched says that a data directory may differ from its last snapshot in ways that nothing tells: everything has to be read.
+	ErrNotVouched = errors.New("the last snapshot is no base to skip from")
+	// ErrNoSummaries says that the server's WAL summaries do not tell which blocks changed since a snapshot.
+	ErrNoSummaries = errors.New("no complete WAL summaries")
 	// ErrInRecovery says that a standby cannot do what was asked for.
 	ErrInRecovery = errors.New("the server is a standby")
 )

@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/pgtrove/pgtrove/internal/durable"
 )
 
 // The rules of what a base backup leaves out, by paths relative to the data directory. They are those of 13 to 18
@@ -28,16 +30,16 @@ func excluded(rel, name string) bool {
 		return true
 	case "backup_label.old", "tablespace_map.old": // renamed by the recovery that used them: of another backup
 		return true
-	case LastBackupFile: // ours: says which snapshot this directory was last backed up to, on this host
+	case LastBackupFile: // ours: of this directory, not of a copy
 		return true
+	}
+	if rel == name && strings.HasPrefix(name, durable.TempPrefix) {
+		return true // left in the data directory itself by a restore, or another writer of ours, that was killed
 	}
 	return strings.HasPrefix(name, "pgsql_tmp") || // temporary files, and the directories of them
 		strings.HasPrefix(name, "pg_internal.init") || // relation cache, in global and each database
 		name == ".DS_Store"
 }
-
-// LastBackupFile is the file in the data directory in which pgtrove notes the last snapshot. It is never backed up.
-const LastBackupFile = "pgtrove.last"
 
 // relativeStatsTemp is stats_temp_directory, which 13 and 14 let one choose, relative to the data directory; "" when it lies
 // elsewhere.

@@ -77,8 +77,8 @@ func (c *Content) ReadAt(p []byte, off int64) (int, error) {
 func (c *Content) Close() error { return c.file.Close() }
 
 // Sources makes of files what snapshot.Take reads. v checks the pages of relations; nil, or a cluster without checksums: nothing is
-// checked. ctx is that of the whole backup.
-func (b *Backup) Sources(ctx context.Context, files []File, v *Verifier) []snapshot.Source {
+// checked. changes, nil if there are none, says what may have changed of the files that it covers. ctx is that of the whole backup.
+func (b *Backup) Sources(ctx context.Context, files []File, v *Verifier, changes *Changes) []snapshot.Source {
 	form := chunk.Form(bits.TrailingZeros(uint(b.c.info.Layout.BlockSize)))
 	sources := make([]snapshot.Source, len(files))
 	for i := range files {
@@ -97,8 +97,11 @@ func (b *Backup) Sources(ctx context.Context, files []File, v *Verifier) []snaps
 			continue
 		}
 		s.Form = form
+		if changes != nil {
+			s.Changed = changes.set(f)
+		}
 		if v != nil && b.c.info.Layout.Checksums {
-			s.Check = func(ctx context.Context, pages []byte, first int64) ([]snapshot.DamagedPage, error) {
+			s.Check = func(ctx context.Context, pages []byte, first int64) (snapshot.Checked, error) {
 				return v.Check(ctx, f, pages, first)
 			}
 		}

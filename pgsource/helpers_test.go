@@ -111,7 +111,7 @@ func copyTo(t *testing.T, b *pgsource.Backup, dir, spaces string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range b.Sources(t.Context(), files, b.Verifier()) {
+	for _, s := range b.Sources(t.Context(), files, b.Verifier(), nil) {
 		rel, ok := strings.CutPrefix(s.Path, snapshot.DataRoot)
 		if !ok || s.Last {
 			continue
@@ -156,12 +156,12 @@ func copySource(ctx context.Context, s snapshot.Source, to, spaces string) error
 	if s.Check != nil {
 		page := 1 << s.Form
 		data = data[:len(data)/page*page]
-		damaged, err := s.Check(ctx, data, 0)
+		checked, err := s.Check(ctx, data, 0)
 		if err != nil {
 			return err
 		}
-		if len(damaged) > 0 {
-			return fmt.Errorf("damaged: %+v", damaged)
+		if len(checked.Damaged) > 0 {
+			return fmt.Errorf("damaged: %+v", checked.Damaged)
 		}
 	}
 	return os.WriteFile(to, data, fs.FileMode(s.Mode))

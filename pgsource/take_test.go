@@ -57,7 +57,7 @@ func TestTakeReadsTheSources(t *testing.T) {
 		var pages, bytes atomic.Int64
 		var result *snapshot.Result
 		err = b.Guard(t.Context(), func(ctx context.Context) (err error) {
-			result, err = snapshot.Take(ctx, b.Sources(ctx, files, b.Verifier()), snapshot.Options{Jobs: 2, Key: key,
+			result, err = snapshot.Take(ctx, b.Sources(ctx, files, b.Verifier(), nil), snapshot.Options{Jobs: 2, Key: key,
 				NewWriter: func() (snapshot.Writer, error) { return discard{chunk.NewHasher(key), &pages, &bytes}, nil }})
 			return err
 		})

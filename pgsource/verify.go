@@ -51,7 +51,7 @@ const patientRuns = 20
 // start: it was being written, and recovery begins with a full image of it.
 //
 // Errors: ErrConnectionLost; those of reading f, save that it is gone or shorter.
-func (v *Verifier) Check(ctx context.Context, f *File, pages []byte, first int64) ([]snapshot.DamagedPage, error) {
+func (v *Verifier) Check(ctx context.Context, f *File, pages []byte, first int64) (snapshot.Checked, error) {
 	var wrong []int
 	for i := range len(pages) / v.blockSize {
 		if !valid(v.page(pages, i), block(f, first, i)) {
@@ -59,23 +59,23 @@ func (v *Verifier) Check(ctx context.Context, f *File, pages []byte, first int64
 		}
 	}
 	if wrong == nil {
-		return nil, nil
+		return snapshot.Checked{}, nil
 	}
-	wrong, err := v.recheck(ctx, f, pages, first, wrong)
+	checked := snapshot.Checked{Reread: true}
+	wrong, err := v.recheck(ctx, f, pages, first, wrong, &checked.Excused)
 	if err != nil {
-		return nil, fmt.Errorf("verify %s: %w", f.Disk, err)
+		return snapshot.Checked{}, fmt.Errorf("verify %s: %w", f.Disk, err)
 	}
-	var damaged []snapshot.DamagedPage
 	for _, i := range wrong {
 		page, number := v.page(pages, i), block(f, first, i)
-		damaged = append(damaged, snapshot.DamagedPage{
+		checked.Damaged = append(checked.Damaged, snapshot.DamagedPage{
 			Path:     f.Entry.Path,
 			Block:    number,
 			Stored:   pg.PageStoredChecksum(page),
 			Computed: pg.PageChecksum(page, number),
 		})
 	}
-	return damaged, nil
+	return checked, nil
 }
 
 func (v *Verifier) page(pages []byte, i int) []byte {
@@ -92,8 +92,8 @@ func valid(page []byte, block uint32) bool {
 	return pg.PageStoredChecksum(page) == pg.PageChecksum(page, block)
 }
 
-// recheck reads the wrong pages again, until they are right or explained, and returns those that stay wrong.
-func (v *Verifier) recheck(ctx context.Context, f *File, pages []byte, first int64, wrong []int) ([]int, error) {
+// recheck reads the wrong pages again, until they are right or excused, and returns those that stay wrong.
+func (v *Verifier) recheck(ctx context.Context, f *File, pages []byte, first int64, wrong []int, excused *bool) ([]int, error) {
 	file, err := os.Open(f.Disk)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -111,7 +111,13 @@ func (v *Verifier) recheck(ctx context.Context, f *File, pages []byte, first int
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		wrong, err = v.reread(ctx, f, file, pages, first, wrong)
+		if wrong, err = v.reread(ctx, f, file, pages, first, wrong); err != nil {
+			return nil, err
+		}
+		was := len(wrong)
+		if wrong, err = v.unexplained(ctx, pages, wrong); len(wrong) < was {
+			*excused = true
+		}
 		if err != nil || len(wrong) == 0 {
 			return nil, err
 		}
@@ -120,6 +126,7 @@ func (v *Verifier) recheck(ctx context.Context, f *File, pages []byte, first int
 	return wrong, nil
 }
 
+// reread reads pages again and returns those that are still wrong.
 func (v *Verifier) reread(ctx context.Context, f *File, file io.ReaderAt, pages []byte, first int64, wrong []int) ([]int, error) {
 	var still []int
 	for _, i := range wrong {
@@ -137,7 +144,7 @@ func (v *Verifier) reread(ctx context.Context, f *File, file io.ReaderAt, pages 
 			still = append(still, i)
 		}
 	}
-	return v.unexplained(ctx, pages, still)
+	return still, nil
 }
 
 // unexplained drops the pages that recovery writes anew. The position is asked for after the pages were read, so none that the

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -79,7 +80,12 @@ func TestPagesThatAreRight(t *testing.T) {
 		var asked atomic.Int32
 		f := relation(t, page(5, 10, 1), page(6, 10, 1), c.page)
 		f.FirstBlock = 5
-		damaged, err := verifier(&asked).Check(t.Context(), f, slices.Clone(c.page), 2)
+		checked, err := verifier(&asked).Check(t.Context(), f, slices.Clone(c.page), 2)
+		damaged := checked.Damaged
+		// Pages that are right by themselves are not read again, and the others that are no damage were excused.
+		if excused := c.right && checked.Reread; checked.Excused != excused {
+			t.Errorf("%s: %+v", name, checked)
+		}
 		if err != nil || (len(damaged) == 0) != c.right {
 			t.Errorf("%s: %+v, %v", name, damaged, err)
 			continue
@@ -96,9 +102,10 @@ func TestTornPageIsReadAgain(t *testing.T) {
 	whole := page(1, 10, 1)
 	f := relation(t, page(0, 10, 1), whole)
 	run := append(page(0, 10, 1), broken(1, 10)...)
-	damaged, err := verifier(&asked).Check(t.Context(), f, run, 0)
-	if err != nil || damaged != nil || !bytes.Equal(run[blockSize:], whole) || asked.Load() != 0 {
-		t.Errorf("%+v, %v, asked %d times", damaged, err, asked.Load())
+	reread := snapshot.Checked{Reread: true} // and then right: nothing to excuse
+	checked, err := verifier(&asked).Check(t.Context(), f, run, 0)
+	if err != nil || !reflect.DeepEqual(checked, reread) || !bytes.Equal(run[blockSize:], whole) || asked.Load() != 0 {
+		t.Errorf("%+v, %v, asked %d times", checked, err, asked.Load())
 	}
 
 	// The server completes the page only later.
@@ -108,23 +115,23 @@ func TestTornPageIsReadAgain(t *testing.T) {
 		_ = os.WriteFile(f.Disk, page(0, 20, 2), 0o600)
 	}()
 	run = broken(0, 10)
-	damaged, err = verifier(&asked).Check(t.Context(), f, run, 0)
-	if err != nil || damaged != nil || !bytes.Equal(run, page(0, 20, 2)) {
-		t.Errorf("%+v, %v", damaged, err)
+	checked, err = verifier(&asked).Check(t.Context(), f, run, 0)
+	if err != nil || !reflect.DeepEqual(checked, reread) || !bytes.Equal(run, page(0, 20, 2)) {
+		t.Errorf("%+v, %v", checked, err)
 	}
 }
 
 func TestWrongPageOfAFileThatGoesIsNoDamage(t *testing.T) {
 	var asked atomic.Int32
 	f := relation(t, page(0, 10, 1)) // truncated before block 1
-	if damaged, err := verifier(&asked).Check(t.Context(), f, broken(1, 10), 1); damaged != nil || err != nil {
-		t.Errorf("truncated: %+v, %v", damaged, err)
+	if c, err := verifier(&asked).Check(t.Context(), f, broken(1, 10), 1); c.Damaged != nil || err != nil {
+		t.Errorf("truncated: %+v, %v", c, err)
 	}
 	if err := os.Remove(f.Disk); err != nil {
 		t.Fatal(err)
 	}
-	if damaged, err := verifier(&asked).Check(t.Context(), f, broken(0, 10), 0); damaged != nil || err != nil {
-		t.Errorf("removed: %+v, %v", damaged, err)
+	if c, err := verifier(&asked).Check(t.Context(), f, broken(0, 10), 0); c.Damaged != nil || err != nil {
+		t.Errorf("removed: %+v, %v", c, err)
 	}
 }
 
@@ -135,9 +142,9 @@ func TestManyDamagedPagesDoNotTakeForever(t *testing.T) {
 	began := time.Now()
 	const runs = 500
 	for range runs {
-		damaged, err := v.Check(t.Context(), f, broken(0, 10), 0)
-		if err != nil || len(damaged) != 1 {
-			t.Fatal(damaged, err)
+		c, err := v.Check(t.Context(), f, broken(0, 10), 0)
+		if err != nil || len(c.Damaged) != 1 {
+			t.Fatal(c, err)
 		}
 	}
 	if took := time.Since(began); took > 60*time.Second {
@@ -192,7 +199,7 @@ func check(t *testing.T, b *pgsource.Backup) []snapshot.DamagedPage {
 	}
 	var damaged []snapshot.DamagedPage
 	checked := 0
-	for _, s := range b.Sources(t.Context(), files, b.Verifier()) {
+	for _, s := range b.Sources(t.Context(), files, b.Verifier(), nil) {
 		if s.Check == nil {
 			continue
 		}
@@ -210,7 +217,7 @@ func check(t *testing.T, b *pgsource.Backup) []snapshot.DamagedPage {
 			if err != nil {
 				t.Fatal(err)
 			}
-			damaged = append(damaged, found...)
+			damaged = append(damaged, found.Damaged...)
 			checked += n / blockSize
 			if n < len(run) {
 				break
@@ -261,7 +268,7 @@ func tear(t *testing.T, b *pgsource.Backup) (torn int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range b.Sources(t.Context(), files, b.Verifier()) {
+	for _, s := range b.Sources(t.Context(), files, b.Verifier(), nil) {
 		if s.Check == nil || s.Size < 100*blockSize {
 			continue
 		}
@@ -275,8 +282,8 @@ func tear(t *testing.T, b *pgsource.Backup) (torn int) {
 				torn++
 			}
 		}
-		if damaged, err := s.Check(t.Context(), run, 0); err != nil || damaged != nil {
-			t.Fatalf("%s: %+v, %v", s.Path, damaged, err)
+		if c, err := s.Check(t.Context(), run, 0); err != nil || c.Damaged != nil {
+			t.Fatalf("%s: %+v, %v", s.Path, c, err)
 		}
 	}
 	return torn
@@ -308,7 +315,7 @@ func TestWithoutChecksumsNothingIsChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	relations := 0
-	for _, src := range b.Sources(t.Context(), files, b.Verifier()) {
+	for _, src := range b.Sources(t.Context(), files, b.Verifier(), nil) {
 		if src.Check != nil {
 			t.Fatalf("%s is checked", src.Path)
 		}
@@ -331,8 +338,8 @@ func BenchmarkCheck(b *testing.B) {
 	b.SetBytes(int64(len(run)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if damaged, err := v.Check(b.Context(), f, run, 0); damaged != nil || err != nil {
-			b.Fatal(damaged, err)
+		if c, err := v.Check(b.Context(), f, run, 0); c.Damaged != nil || err != nil {
+			b.Fatal(c, err)
 		}
 	}
 }
