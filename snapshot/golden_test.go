@@ -49,13 +49,18 @@ func goldenManifest() *Manifest {
 }
 
 func TestStoredManifestsStayReadable(t *testing.T) {
-	b, err := goldenManifest().Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := ParseManifest(golden(t, "manifest.json", b))
-	if err != nil || !reflect.DeepEqual(got, goldenManifest()) {
-		t.Errorf("read %+v, %v", got, err)
+	increment := goldenManifest()
+	increment.Totals.ChangedPages, increment.Totals.Meta, increment.Totals.Seconds = 6, 7, 8.5
+	increment.Totals.Skipped = Skipped{Files: 9, FileBytes: 10, BlockBytes: 11}
+	for name, m := range map[string]*Manifest{"manifest.json": goldenManifest(), "manifest-increment.json": increment} {
+		b, err := m.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := ParseManifest(golden(t, name, b))
+		if err != nil || !reflect.DeepEqual(got, m) {
+			t.Errorf("read %+v, %v", got, err)
+		}
 	}
 }
 

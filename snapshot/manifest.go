@@ -38,6 +38,9 @@ type Manifest struct {
 	WAL     WALState          `json:"wal"`               // as of the commit
 	Damaged []DamagedPage     `json:"damaged,omitempty"` // pages whose checksum was wrong in the source
 
+	// Unsettled are paths of files in which a page was wrong and excused: the server seemed to be writing it.
+	Unsettled []string `json:"unsettled,omitempty"`
+
 	BackupLabel   []byte `json:"backup_label"`             // byte for byte from pg_backup_stop
 	TablespaceMap []byte `json:"tablespace_map,omitempty"` // likewise; empty: the cluster has no tablespaces
 	Root          Root   `json:"root"`
@@ -77,13 +80,25 @@ type Window struct {
 	NextXID      uint64      `json:"next_xid"` // full transaction ID (epoch in the upper half) not yet assigned at the stop; 0: unknown
 }
 
-// Totals counts a snapshot; all but Files are bytes.
+// Totals counts a snapshot, in bytes where nothing else is said.
 type Totals struct {
 	Size  int64 `json:"size"`  // of the cluster: all regular files
 	Read  int64 `json:"read"`  // read from the data directory
 	New   int64 `json:"new"`   // plain bytes of the chunks that the repository did not have
 	Added int64 `json:"added"` // stored by this snapshot: packs and index segments
 	Files int64 `json:"files"`
+
+	ChangedPages int64   `json:"changed_pages,omitzero"` // pages of relation files that are not as in the snapshot before
+	Skipped      Skipped `json:"skipped,omitzero"`
+	Meta         int64   `json:"meta,omitzero"`    // the part of Added that is listings, recipes and index
+	Seconds      float64 `json:"seconds,omitzero"` // from the start of the program to the commit
+}
+
+// Skipped counts what was not read, because it cannot have changed since the snapshot before.
+type Skipped struct {
+	Files      int64 `json:"files"` // whole files
+	FileBytes  int64 `json:"file_bytes"`
+	BlockBytes int64 `json:"block_bytes"` // of files that were opened, or of which no page was listed as changed
 }
 
 // WALState says whether the WAL from start to stop was in the repository.

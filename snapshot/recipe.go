@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 
@@ -48,17 +47,11 @@ func (e Extent) Offset() int64 { return int64(e.First) << e.Form }
 type Recipe struct {
 	kind    byte
 	form    chunk.Form
+	extents []Extent  // unless it is a patch
 	parent  RecipeRef // of a patch
 	depth   int       // of a patch: how many patches it stands on, itself included
 	pages   uint64    // of a patch: length of the file
-	runs    []run
-	extents []Extent
-}
-
-// run is one changed stretch of a patch: extents put in after keep pages of the parent.
-type run struct {
-	keep    uint64
-	extents int
+	changes []Change
 }
 
 // MarshalExtents returns the full recipe of a file made of extents, all of one form. No extents give nil.
@@ -177,7 +170,7 @@ func ParseRecipe(b []byte) (*Recipe, error) {
 		n := d.uvarint(uint64(len(d.b)))
 		next := 0
 		for i := uint64(0); i < n && !d.bad; i++ {
-			next = r.parseExtent(&d, table, next)
+			r.extents, next = parseExtent(&d, r.form, r.extents, table, next)
 		}
 	case recipePatch:
 		r.parsePatch(&d)
@@ -212,9 +205,10 @@ func (r *Recipe) parseBytes(d *decoder) {
 	}
 }
 
-func (r *Recipe) parseExtent(d *decoder, table []chunk.ID, next int) int {
+// parseExtent reads what appendExtent wrote, appends it to dst and returns the chunk expected next.
+func parseExtent(d *decoder, form chunk.Form, dst []Extent, table []chunk.ID, next int) ([]Extent, int) {
 	head := d.uvarint(1<<33 - 1)
-	e := Extent{Form: r.form, Count: uint32(head >> 1), Zero: head&1 == 1}
+	e := Extent{Form: form, Count: uint32(head >> 1), Zero: head&1 == 1}
 	if e.Count == 0 {
 		d.fail()
 	}
@@ -222,14 +216,13 @@ func (r *Recipe) parseExtent(d *decoder, table []chunk.ID, next int) int {
 		at := int64(next) + d.varint()
 		if at < 0 || at >= int64(len(table)) {
 			d.fail()
-			return next
+			return dst, next
 		}
 		e.ID = table[at]
 		e.First = uint32(d.uvarint(1<<32 - 1))
 		next = int(at) + 1
 	}
-	r.extents = append(r.extents, e)
-	return next
+	return append(dst, e), next
 }
 
 func (r *Recipe) parsePatch(d *decoder) {
@@ -241,96 +234,42 @@ func (r *Recipe) parsePatch(d *decoder) {
 	n := d.uvarint(uint64(len(d.b)))
 	next := 0
 	for i := uint64(0); i < n && !d.bad; i++ {
-		run := run{keep: d.uvarint(maxCount)}
+		c := Change{Keep: d.uvarint(maxCount)}
 		count := d.uvarint(uint64(len(d.b)))
 		for j := uint64(0); j < count && !d.bad; j++ {
-			next = r.parseExtent(d, table, next)
+			c.Extents, next = parseExtent(d, r.form, c.Extents, table, next)
 		}
-		run.extents = int(count)
-		r.runs = append(r.runs, run)
+		r.changes = append(r.changes, c)
 	}
 	if r.depth == 0 || r.parent.Empty() {
 		d.fail()
 	}
 }
 
-// Fetcher gives the plain bytes of a meta chunk, verified against its ID.
-type Fetcher interface {
-	MetaChunk(ctx context.Context, id chunk.ID) ([]byte, error)
-}
-
-// LoadRecipe returns the extents of a file in order, following patches down to the full recipe. An empty reference
-// gives none.
-func LoadRecipe(ctx context.Context, f Fetcher, ref RecipeRef) ([]Extent, error) {
-	return loadRecipe(ctx, f, ref, MaxPatchDepth+1)
-}
-
-func loadRecipe(ctx context.Context, f Fetcher, ref RecipeRef, depth int) ([]Extent, error) {
-	if ref.Empty() {
-		return nil, nil
-	}
-	b, err := readRef(ctx, f, ref)
-	if err != nil {
-		return nil, err
-	}
-	r, err := ParseRecipe(b)
-	if err != nil {
-		return nil, err
-	}
-	if r.kind != recipePatch {
-		return r.extents, nil
-	}
-	if r.depth >= depth {
-		return nil, fmt.Errorf("%w: patch of depth %d under one of depth %d", ErrInvalid, r.depth, depth)
-	}
-	parent, err := loadRecipe(ctx, f, r.parent, r.depth)
-	if err != nil {
-		return nil, err
-	}
-	return r.apply(parent)
-}
-
-func readRef(ctx context.Context, f Fetcher, ref RecipeRef) ([]byte, error) {
-	if len(ref.Chunks) == 0 {
-		return ref.Inline, nil
-	}
-	var b []byte
-	for _, id := range ref.Chunks {
-		part, err := f.MetaChunk(ctx, id)
-		if err != nil {
-			return nil, fmt.Errorf("read recipe: %w", err)
-		}
-		b = append(b, part...)
-	}
-	return b, nil
-}
-
-// apply lays the patch over the parent's extents: of each run, keep pages of the parent are taken first, then the
-// run's own pages stand in for as many of the parent's.
-func (r *Recipe) apply(parent []Extent) ([]Extent, error) {
+// patchExtents lays changes over the parent's extents: of each, Keep pages of the parent are taken first, then its own
+// extents stand in for as many of the parent's. What follows the last is the parent's, up to pages.
+func patchExtents(form chunk.Form, parent []Extent, changes []Change, pages uint64) ([]Extent, error) {
 	c := cursor{extents: parent}
 	var out []Extent
-	var pages uint64
-	own := r.extents
-	for _, run := range r.runs {
-		out = c.copy(out, run.keep)
-		pages += run.keep
-		for _, e := range own[:run.extents] {
+	var done uint64
+	for i := range changes {
+		out = c.copy(out, changes[i].Keep)
+		done += changes[i].Keep
+		for _, e := range changes[i].Extents {
 			out = append(out, e)
 			c.skip(uint64(e.Count))
-			pages += uint64(e.Count)
+			done += uint64(e.Count)
 		}
-		own = own[run.extents:]
 	}
-	if pages > r.pages {
-		return nil, fmt.Errorf("%w: patch of %d pages holds %d", ErrInvalid, r.pages, pages)
+	if done > pages {
+		return nil, fmt.Errorf("%w: patch of %d pages holds %d", ErrInvalid, pages, done)
 	}
-	out = c.copy(out, r.pages-pages)
+	out = c.copy(out, pages-done)
 	if c.short {
 		return nil, fmt.Errorf("%w: patch keeps pages that its parent does not have", ErrInvalid)
 	}
 	for i := range out {
-		if out[i].Form != r.form {
+		if out[i].Form != form {
 			return nil, fmt.Errorf("%w: patch and parent differ in page size", ErrInvalid)
 		}
 	}

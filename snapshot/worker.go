@@ -17,15 +17,24 @@ const readSize = 1 << 20
 
 // worker turns units into extents. It belongs to one goroutine and reuses all of its buffers.
 type worker struct {
-	store    Writer
-	hasher   *chunk.Hasher
-	cutter   *chunk.PageCutter
-	stream   *chunk.StreamCutter
-	progress func(int64)
-	buf      []byte         // pages read and not yet stored
-	digests  []chunk.Digest // of the pages of buf that belong to the running chunk
-	piece    []byte         // of a byte stream
-	read     int64
+	store     Writer
+	hasher    *chunk.Hasher
+	cutter    *chunk.PageCutter
+	stream    *chunk.StreamCutter
+	parent    *Parent
+	known     *Known
+	notes     Notes
+	progress  func(int64)
+	lost      func(path string, err error)
+	replaying bool
+	parcels   chan<- *parcel
+	used      chan *parcel // delivered
+	tally     Tally
+	buf       []byte         // pages read and not yet stored
+	digests   []chunk.Digest // of the pages of buf that belong to the running chunk
+	gathering []byte         // pages of an increment's running chunk
+	note      []byte
+	piece     []byte // of a byte stream
 }
 
 func newWorker(o Options) (*worker, error) {
@@ -43,32 +52,33 @@ func newWorker(o Options) (*worker, error) {
 		return nil, err
 	}
 	return &worker{
-		store:    store,
-		hasher:   chunk.NewHasher(o.Key),
-		cutter:   pages,
-		stream:   bytes,
-		progress: o.Progress,
-		buf:      make([]byte, 0, readSize+params.MaxPages()<<maxForm),
+		store:     store,
+		hasher:    chunk.NewHasher(o.Key),
+		cutter:    pages,
+		stream:    bytes,
+		parent:    o.Parent,
+		known:     o.Known,
+		notes:     o.Notes,
+		progress:  o.Progress,
+		lost:      o.Lost,
+		replaying: o.Replaying,
+		buf:       make([]byte, 0, readSize+params.MaxPages()<<maxForm),
 	}, nil
 }
 
 // maxForm is PostgreSQL's largest block size, 32 KiB, as a power of two.
 const maxForm = 15
 
-func (w *worker) takeRead() int64 {
-	n := w.read
-	w.read = 0
-	return n
-}
-
+// count notes bytes that were read.
 func (w *worker) count(n int) {
-	w.read += int64(n)
-	if w.progress != nil {
-		w.progress(int64(n))
-	}
+	w.tally.Read += int64(n)
+	w.progress(int64(n))
 }
 
 func (w *worker) unit(ctx context.Context, u unit) error {
+	if u.based {
+		return w.based(ctx, u.job)
+	}
 	if u.job.form == 0 {
 		return w.bytes(ctx, u)
 	}
@@ -85,6 +95,9 @@ func (w *worker) bytes(ctx context.Context, u unit) error {
 	w.stream.Reset(r)
 	var extents []Extent
 	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		piece, err := w.stream.Next(w.piece)
 		if errors.Is(err, io.EOF) {
 			break
@@ -118,7 +131,7 @@ func (c countingReader) Read(p []byte) (int, error) {
 // become chunks, runs of zero pages extents of their own.
 func (w *worker) pages(ctx context.Context, u unit) error {
 	size := 1 << u.job.form
-	p := pageRun{w: w, form: u.job.form}
+	p := pageRun{w: w, form: u.job.form, digests: make([]chunk.Prefix, 0, u.pages)}
 	w.buf, w.digests = w.buf[:0], w.digests[:0]
 	for done := int64(0); done < u.pages; {
 		if err := ctx.Err(); err != nil {
@@ -130,13 +143,17 @@ func (w *worker) pages(ctx context.Context, u unit) error {
 			return err
 		}
 		if check := u.job.src.Check; check != nil && len(fresh) > 0 {
-			bad, err := check(ctx, fresh, u.first+done)
+			c, err := check(ctx, fresh, u.first+done)
 			if err != nil {
 				return err
 			}
-			u.job.damaged[u.n] = append(u.job.damaged[u.n], bad...)
+			if c.Excused {
+				u.job.excused.Store(true)
+			}
+			u.job.damaged[u.n] = append(u.job.damaged[u.n], c.Damaged...)
 		}
 		for at := 0; at < len(fresh); at += size {
+			w.tally.ChangedPages++
 			if err := p.add(ctx, fresh[at:at+size]); err != nil {
 				return err
 			}
@@ -151,7 +168,7 @@ func (w *worker) pages(ctx context.Context, u unit) error {
 	if err := p.end(ctx); err != nil {
 		return err
 	}
-	u.job.parts[u.n] = p.extents
+	u.job.parts[u.n], u.job.digests[u.n] = p.extents, p.digests
 	return nil
 }
 
@@ -176,6 +193,7 @@ type pageRun struct {
 	start   int
 	zeros   uint32
 	extents []Extent
+	digests []chunk.Prefix // of every page
 }
 
 var zeroPage [1 << 16]byte
@@ -187,6 +205,7 @@ func (p *pageRun) add(ctx context.Context, page []byte) error {
 		}
 		p.w.cutter.Reset()
 		p.start += len(page)
+		p.digests = append(p.digests, chunk.Prefix{})
 		p.zeros++
 		if p.zeros == math.MaxUint32 {
 			return fmt.Errorf("more than %d zero pages in a row", p.zeros-1)
@@ -194,7 +213,9 @@ func (p *pageRun) add(ctx context.Context, page []byte) error {
 		return nil
 	}
 	p.flushZeros()
-	p.w.digests = append(p.w.digests, p.w.hasher.PageDigest(page))
+	d := p.w.hasher.PageDigest(page)
+	p.w.digests = append(p.w.digests, d)
+	p.digests = append(p.digests, d.Prefix())
 	return p.cut(ctx, p.w.cutter.Next(p.w.digests))
 }
 
