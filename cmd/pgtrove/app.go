@@ -90,6 +90,7 @@ func (a *app) commands() []*cobra.Command {
 		newRestoreCommand(a),
 		newWALCommand(a),
 		newInfoCommand(a),
+		newCheckCommand(a),
 		newVerifyCommand(a),
 		newInspectCommand(a),
 		newVersionCommand(a),

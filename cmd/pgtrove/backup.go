@@ -24,6 +24,7 @@ type backupOptions struct {
 	tags        map[string]string
 	checkpoint  string
 	newSystemID bool
+	paranoid    bool
 }
 
 // What backup does about the WAL that the snapshot needs.
@@ -57,6 +58,7 @@ A snapshot is complete once all WAL from its start to its stop is in the reposit
 	f.DurationVar(&o.walTimeout, "wal-timeout", 10*time.Minute, "how much `time` to give WAL that is waited for")
 	f.StringArrayVar(&tags, "tag", nil, "note `key=value` on the snapshot; may be given several times")
 	f.StringVar(&o.checkpoint, "checkpoint", "fast", "`mode`: fast (at once) or spread (over minutes, with less load)")
+	f.BoolVar(&o.paranoid, "paranoid", false, "read every file, also those that did not change since the last snapshot")
 	f.BoolVar(&o.newSystemID, "new-system-id", false, "the cluster was replaced or upgraded: accept another system identifier under its name")
 	c.RunE = a.run(func(ctx context.Context, _ []string) error {
 		var err error
@@ -100,6 +102,7 @@ func parseTags(words []string) (map[string]string, error) {
 }
 
 func (a *app) backup(ctx context.Context, o *backupOptions) error {
+	begun := time.Now()
 	r, err := a.openRepository(ctx)
 	if err != nil {
 		return err
@@ -114,11 +117,12 @@ func (a *app) backup(ctx context.Context, o *backupOptions) error {
 		return err
 	}
 	host, _ := os.Hostname() // only a note in the manifest
-	b := &backupRun{app: a, o: o, repo: r, cluster: cluster, name: name, host: host}
+	b := &backupRun{app: a, o: o, repo: r, cluster: cluster, name: name, host: host, begun: begun}
 	session := repo.SessionOptions{Cluster: name, Host: host, CacheDir: a.cacheDir(), Now: time.Now}
 	if err := r.Write(ctx, session, b.run); err != nil {
 		return err
 	}
+	b.leaveMark(b.manifest.ID)
 	return b.show()
 }
 
@@ -145,13 +149,22 @@ type backupRun struct {
 	name    string
 	host    string
 
+	begun    time.Time
 	took     time.Duration // from the first file to the last
+	base     *baseline
 	manifest *snapshot.Manifest
 	walNote  string // what the summary says of the WAL
 }
 
 // run takes the snapshot within a session and commits it.
 func (b *backupRun) run(ctx context.Context, s *repo.Session) error {
+	var held bool
+	if b.o.wal == walAuto || b.o.wal == walInclude {
+		var err error
+		if held, err = b.cluster.HoldWAL(ctx); err != nil {
+			return err
+		}
+	}
 	b.out.info("waiting for the server to start the backup (%s checkpoint)", b.o.checkpoint)
 	backup, err := b.cluster.Start(ctx, "pgtrove "+s.ID(), b.o.checkpoint == "fast")
 	if err != nil {
@@ -159,6 +172,7 @@ func (b *backupRun) run(ctx context.Context, s *repo.Session) error {
 	}
 	b.out.detail("backup %s starts at %s on timeline %d", s.ID(), backup.StartLSN, uint32(backup.Timeline))
 	keeper := newWALKeeper(b, backup)
+	keeper.held = held
 	var result *snapshot.Result
 	err = backup.Guard(ctx, func(ctx context.Context) error {
 		g, ctx := errgroup.WithContext(ctx)
@@ -195,6 +209,10 @@ func (b *backupRun) run(ctx context.Context, s *repo.Session) error {
 
 // take stores the files.
 func (b *backupRun) take(ctx context.Context, s *repo.Session, backup *pgsource.Backup) (*snapshot.Result, error) {
+	var err error
+	if b.base, err = b.findBaseline(ctx, s, backup); err != nil {
+		return nil, err
+	}
 	files, err := backup.Files(ctx)
 	if err != nil {
 		return nil, err
@@ -209,7 +227,7 @@ func (b *backupRun) take(ctx context.Context, s *repo.Session, backup *pgsource.
 	b.out.info("backing up %s in %s", showBytes(total), showCount(count, "file", "files"))
 	var p *progress
 	p = b.out.startProgress("backup", total, func() int64 {
-		_, added := s.Added()
+		added := s.Added().Plain
 		if added == 0 { // chunks count when their pack is stored: the first one is still being filled
 			return -1
 		}
@@ -217,11 +235,16 @@ func (b *backupRun) take(ctx context.Context, s *repo.Session, backup *pgsource.
 	})
 	defer p.close()
 	defer func(begun time.Time) { b.took = time.Since(begun) }(time.Now())
-	return snapshot.Take(ctx, backup.Sources(ctx, files, backup.Verifier()), snapshot.Options{
+	return snapshot.Take(ctx, backup.Sources(ctx, files, backup.Verifier(), b.base.changes), snapshot.Options{
 		Jobs:      b.jobs(backupJobs()),
 		Key:       b.repo.IDKey(),
 		NewWriter: func() (snapshot.Writer, error) { return s.NewWriter() },
 		Progress:  p.add,
+		Parent:    b.base.parent,
+		Replaying: backup.Standby,
+		Known:     b.base.known,
+		Notes:     s,
+		Lost:      b.lost,
 	})
 }
 
@@ -235,11 +258,13 @@ func (b *backupRun) commit(ctx context.Context, s *repo.Session, backup *pgsourc
 			Timeline: stop.Timeline, StopTimeline: stop.StopTimeline, StartLSN: stop.StartLSN, StopLSN: stop.StopLSN,
 			StartTime: backup.StartTime, StopTime: stop.StopTime, NextXID: stop.NextXID,
 		},
-		Totals: snapshot.Totals{Size: r.Size, Read: r.Read, Files: r.Files},
-		Tags:   maps.Clone(b.o.tags), WAL: wal, Damaged: r.Damaged,
+		Totals: totals(r),
+		Tags:   maps.Clone(b.o.tags), WAL: wal, Damaged: r.Damaged, Unsettled: r.Unsettled,
 		BackupLabel: stop.BackupLabel, TablespaceMap: stop.TablespaceMap, Root: r.Root,
 	}
-	m.Totals.Added, m.Totals.New = s.Added()
+	added := s.Added()
+	m.Totals.Added, m.Totals.Meta, m.Totals.New = added.Stored, added.Meta, added.Plain
+	m.Totals.Seconds = time.Since(b.begun).Seconds()
 	text, err := m.Marshal()
 	if err != nil {
 		return err
@@ -249,6 +274,13 @@ func (b *backupRun) commit(ctx context.Context, s *repo.Session, backup *pgsourc
 	}
 	b.manifest = m
 	return nil
+}
+
+func totals(r *snapshot.Result) snapshot.Totals {
+	return snapshot.Totals{
+		Size: r.Size, Read: r.Read, Files: r.Files, ChangedPages: r.ChangedPages,
+		Skipped: snapshot.Skipped{Files: r.SkippedFiles, FileBytes: r.SkippedFileBytes, BlockBytes: r.SkippedBlockBytes},
+	}
 }
 
 // show prints the summary, and says what is missing.
@@ -263,8 +295,9 @@ func (b *backupRun) show() error {
 	default:
 		text := fmt.Sprintf("snapshot %s: cluster %s, PostgreSQL %s, %s in %s\n", m.ID, m.Cluster, m.Server.VersionString(),
 			showBytes(m.Totals.Size), showCount(m.Totals.Files, "file", "files"))
-		text += fmt.Sprintf("  read %s; added %s, %s deduplicated\n", summaryRate(m.Totals.Read, b.took), showBytes(m.Totals.Added),
-			showShare(max(m.Totals.Read-m.Totals.New, 0), m.Totals.Read))
+		text += b.effort()
+		text += fmt.Sprintf("  %s changed, %s; added %s to the repository, %s of it metadata, in %s\n", showCount(m.Totals.ChangedPages, "page", "pages"),
+			showBytes(m.Totals.ChangedPages*int64(m.Server.BlockSize)), showBytes(m.Totals.Added), showBytes(m.Totals.Meta), showDuration(time.Since(b.begun)))
 		text += fmt.Sprintf("  WAL from %s to %s: %s\n", m.Window.StartLSN, m.Window.StopLSN, b.walNote)
 		if !m.Server.Checksums {
 			text += "  the cluster has no page checksums, so damaged pages cannot be found\n"

@@ -27,6 +27,7 @@ type walKeeper struct {
 	next    pg.Segment // the first that is not known to be in the repository
 	since   time.Time  // when that was first looked for
 	pushed  int        // segments read from the server
+	held    bool       // the server keeps its WAL for us
 	told    time.Time  // when a wait was last spoken of; zero: never
 }
 
@@ -56,8 +57,7 @@ func (k *walKeeper) during(ctx context.Context, taken <-chan struct{}) error {
 	if !k.reads() {
 		return nil
 	}
-	known, err := k.decide(ctx)
-	if err != nil || known && !k.include {
+	if err := k.decide(ctx); err != nil {
 		return err
 	}
 	ticker := time.NewTicker(walFollow)
@@ -72,6 +72,11 @@ func (k *walKeeper) during(ctx context.Context, taken <-chan struct{}) error {
 				break
 			}
 			k.next, k.since = k.next.Next(), time.Now()
+			if k.held {
+				if err := k.run.cluster.ReleaseWAL(ctx, k.next.Start(k.size)); err != nil {
+					return err
+				}
+			}
 		}
 		select {
 		case <-taken:
@@ -234,28 +239,29 @@ func (k *walKeeper) settle(ctx context.Context, seg pg.Segment, late bool) (bool
 	return err == nil, err
 }
 
-// decide looks for signs, before there is any WAL of the backup, of where the server archives: nowhere, or where the last
-// file is that its archiver dealt with. known says that there is one. If it was told to archive here only since then,
-// nothing is lost by bringing the WAL as well: the archiver finds the same content, and succeeds.
-func (k *walKeeper) decide(ctx context.Context) (known bool, err error) {
+// decide looks for signs, before there is any WAL of the backup, that none is archived here: the server archives nowhere, or
+// the last file that its archiver dealt with is not in the repository. That it is there proves nothing, because an earlier
+// backup may have read it from the server. If the server was told to archive here only since then, nothing is lost by bringing
+// the WAL as well: the archiver finds the same content, and succeeds.
+func (k *walKeeper) decide(ctx context.Context) error {
 	switch {
 	case k.run.o.wal == walInclude:
 		k.include = true
-		return true, nil
+		return nil
 	case !k.run.cluster.Info().Archives():
 		k.include = !k.backup.Standby // a standby's WAL is archived by its primary
-		return k.include, nil
+		return nil
 	}
 	status, err := k.run.cluster.ArchiverStatus(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if _, err := walarchive.ParseName(status.LastArchived); err != nil {
-		return false, nil // nothing yet
+		return nil // nothing yet
 	}
 	here, err := k.has(ctx, status.LastArchived)
 	k.include = err == nil && !here
-	return true, err
+	return err
 }
 
 // lost is the end of a segment that the server has removed, unless it came into the repository in the last moment.

@@ -25,6 +25,7 @@ func TestScripts(t *testing.T) {
 			for _, name := range []string{"XDG_CONFIG_HOME", "XDG_CACHE_HOME", "PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGDATA", "PGPASSWORD", "PGSERVICE"} {
 				e.Setenv(name, "")
 			}
+			e.Setenv("PGTROVE_CONFIG", os.DevNull) // instead of the machine's
 			return os.Mkdir(e.WorkDir+"/home", 0o700)
 		},
 	})

@@ -130,7 +130,7 @@ func (a *app) restore(ctx context.Context, o *restoreOptions) error {
 		return fmt.Errorf("restore to %s: %w", o.to, err)
 	}
 	a.tellChoice(o, choice)
-	view, err := r.OpenView(ctx, a.cacheDir())
+	view, err := r.OpenView(ctx, a.cacheDir(), m.Cluster)
 	if err != nil {
 		return err
 	}

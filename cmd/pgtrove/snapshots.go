@@ -135,6 +135,11 @@ type snapshotJSON struct {
 	Read         int64             `json:"read"`
 	New          int64             `json:"new"`
 	Added        int64             `json:"added"`
+	MetaAdded    int64             `json:"meta_added"`
+	ChangedPages int64             `json:"changed_pages"`
+	SkippedFiles int64             `json:"skipped_files_bytes"`
+	SkippedPages int64             `json:"skipped_blocks_bytes"`
+	Seconds      float64           `json:"seconds"`
 	Files        int64             `json:"files"`
 	Tags         map[string]string `json:"tags"`
 	WAL          snapshot.WALState `json:"wal"`
@@ -158,6 +163,8 @@ func snapshotResult(m *snapshot.Manifest, wal snapshot.WALState) snapshotJSON {
 		StartLSN: m.Window.StartLSN, StopLSN: m.Window.StopLSN,
 		StartTime: jsonTime(m.Window.StartTime), StopTime: jsonTime(m.Window.StopTime), NextXID: m.Window.NextXID,
 		Size: m.Totals.Size, Read: m.Totals.Read, New: m.Totals.New, Added: m.Totals.Added, Files: m.Totals.Files,
+		MetaAdded: m.Totals.Meta, ChangedPages: m.Totals.ChangedPages, Seconds: m.Totals.Seconds,
+		SkippedFiles: m.Totals.Skipped.FileBytes, SkippedPages: m.Totals.Skipped.BlockBytes,
 		Tags: m.Tags, WAL: wal, Checksums: m.Server.Checksums, Host: m.Origin.Host, Standby: m.Origin.Standby,
 	}
 	if s.Tags == nil {

@@ -107,7 +107,7 @@ type damageJSON struct {
 
 // chunks verifies the snapshots' files.
 func (v *verifyRun) chunks(ctx context.Context) error {
-	view, err := v.repo.OpenView(ctx, v.cacheDir())
+	view, err := v.repo.OpenView(ctx, v.cacheDir(), v.settings.Cluster)
 	if err != nil {
 		return err
 	}

@@ -95,19 +95,22 @@ func (w *world) verify() {
 
 // snapshot is the part of the --json output that tests look at.
 type snapshot struct {
-	Type      string            `json:"type"`
-	ID        string            `json:"id"`
-	SystemID  json.Number       `json:"system_id"`
-	PGVersion string            `json:"pg_version"`
-	StartLSN  string            `json:"start_lsn"`
-	StopLSN   string            `json:"stop_lsn"`
-	StopTime  time.Time         `json:"stop_time"`
-	Size      int64             `json:"size"`
-	Read      int64             `json:"read"`
-	Added     int64             `json:"added"`
-	Files     int               `json:"files"`
-	Tags      map[string]string `json:"tags"`
-	WAL       string            `json:"wal"`
+	Type          string            `json:"type"`
+	ID            string            `json:"id"`
+	SystemID      json.Number       `json:"system_id"`
+	PGVersion     string            `json:"pg_version"`
+	StartLSN      string            `json:"start_lsn"`
+	StopLSN       string            `json:"stop_lsn"`
+	StopTime      time.Time         `json:"stop_time"`
+	Size          int64             `json:"size"`
+	Read          int64             `json:"read"`
+	Added         int64             `json:"added"`
+	ChangedPages  int64             `json:"changed_pages"`
+	SkippedFiles  int64             `json:"skipped_files_bytes"`
+	SkippedBlocks int64             `json:"skipped_blocks_bytes"`
+	Files         int               `json:"files"`
+	Tags          map[string]string `json:"tags"`
+	WAL           string            `json:"wal"`
 }
 
 // backup takes a snapshot, which must be complete.

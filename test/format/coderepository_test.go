@@ -29,7 +29,7 @@ func openWithTodaysCode(t *testing.T) (*repo.Repo, *repo.View, []*snapshot.Manif
 	if err != nil {
 		t.Fatal(err)
 	}
-	view, err := r.OpenView(t.Context(), t.TempDir())
+	view, err := r.OpenView(t.Context(), t.TempDir(), goldenCluster)
 	if err != nil {
 		t.Fatal(err)
 	}

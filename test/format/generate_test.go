@@ -163,11 +163,11 @@ func (f *file) source() snapshot.Source {
 		s.Open = func() (snapshot.Content, error) { return opened{bytes.NewReader(f.content)}, nil }
 	}
 	if e.Path == "data/base/5/16384" {
-		s.Check = func(_ context.Context, _ []byte, first int64) ([]snapshot.DamagedPage, error) {
+		s.Check = func(_ context.Context, _ []byte, first int64) (snapshot.Checked, error) {
 			if first > 0 {
-				return nil, nil
+				return snapshot.Checked{}, nil
 			}
-			return []snapshot.DamagedPage{{Path: e.Path, Block: 3, Stored: 7, Computed: 65535}}, nil
+			return snapshot.Checked{Damaged: []snapshot.DamagedPage{{Path: e.Path, Block: 3, Stored: 7, Computed: 65535}}}, nil
 		}
 	}
 	return s
@@ -261,7 +261,7 @@ func (g *generator) commit(ctx context.Context, s *repo.Session, n int, files []
 		w.Damaged = []DamagedPage{{Path: "data/base/5/16384", Block: 3, Stored: 7, Computed: 65535}}
 	}
 	g.must(s.Flush(ctx))
-	m.Totals.Added, m.Totals.New = s.Added()
+	m.Totals.Added, m.Totals.New = s.Added().Stored, s.Added().Plain
 
 	want := ExpectedSnapshot{Depth: 2 - n}
 	slices.SortFunc(files, func(a, b *file) int { return strings.Compare(a.entry.Path, b.entry.Path) })
@@ -300,7 +300,7 @@ func (g *generator) first() {
 // so this listing is put together here.
 func (g *generator) second() {
 	recipes := map[string]snapshot.RecipeRef{}
-	view, err := g.repo.OpenView(g.t.Context(), g.t.TempDir())
+	view, err := g.repo.OpenView(g.t.Context(), g.t.TempDir(), goldenCluster)
 	g.must(err)
 	g.must(g.repo.Commits(g.t.Context(), goldenCluster, func(c repo.Commit) error {
 		m, err := snapshot.ParseManifest(c.Manifest)

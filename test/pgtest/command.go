@@ -120,6 +120,7 @@ func homeEnv(home string) []string {
 		"XDG_CACHE_HOME=" + filepath.Join(home, "cache"),
 		"XDG_DATA_HOME=" + filepath.Join(home, "share"),
 		"XDG_STATE_HOME=" + filepath.Join(home, "state"),
+		"PGTROVE_CONFIG=" + os.DevNull, // not the machine's
 	}
 	if dir := os.Getenv("GOCOVERDIR"); dir != "" {
 		env = append(env, "GOCOVERDIR="+dir)
