@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build setup vet test race demo bench bench-peers fuzz clean help
+.PHONY: build setup vet test race demo bench bench-go fuzz clean help
 
 # go from the path, or the toolchain that the setup fetched.
 USE_GO = export PATH="$$(test/setup/go.sh):$$PATH"
@@ -12,6 +12,8 @@ VCS = $$(git status >/dev/null 2>&1 && echo true || echo false)
 
 TIMEOUT ?= 15m
 FUZZTIME ?= 1m
+# further flags of the bench: see bin/bench -help
+BENCH ?=
 # packages with a function of this kind
 with = $$(grep -rlE '^func $(1)[A-Z]' --include='*_test.go' . | xargs -r -n 1 dirname | sort -u)
 
@@ -36,14 +38,14 @@ demo: ## a story on a scratch cluster: back up, lose a table, get it back
 	@$(MAKE) --no-print-directory -s build
 	@test/demo/demo.sh
 
-bench: ## Go benchmarks: MB/s, allocations
-	@test/setup/install.sh build
-	$(USE_GO); go test -run '^$$' -bench . -benchmem $(call with,Benchmark)
-
-bench-peers: ## backup of a 2.5 GB cluster, in turn with pgBackRest
+bench: ## everything in docs/performance.md, beside other programs; writes its tables (BENCH='-quick' and so on)
 	@test/setup/install.sh bench
 	@$(MAKE) --no-print-directory -s build
-	$(USE_GO); go run ./test/benchpeers -pgtrove bin/pgtrove
+	@$(USE_GO); go build -trimpath -o bin/bench ./test/bench && bin/bench -pgtrove bin/pgtrove -docs docs/performance.md $(BENCH)
+
+bench-go: ## Go benchmarks of the parts: MB/s, allocations
+	@test/setup/install.sh build
+	$(USE_GO); go test -run '^$$' -bench . -benchmem $(call with,Benchmark)
 
 fuzz: ## each fuzzed decoder for FUZZTIME (1m)
 	@test/setup/install.sh build

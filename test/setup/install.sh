@@ -46,7 +46,10 @@ test | bench)
 	have flock || need util-linux
 	[ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates
 	;;&
-bench) have pgbackrest || need pgbackrest ;;
+bench)
+	have pgbackrest || need pgbackrest
+	have restic || need restic
+	;;
 esac
 mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u | sed '/^$/d')
 
