@@ -5,12 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
-
-	badger "github.com/dgraph-io/badger/v4"
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/pack"
@@ -26,22 +22,18 @@ var (
 	ErrCache = errors.New("index cache failed")
 )
 
-// Cache holds index segments on the local disk, in Badger, and answers where a chunk is. It holds nothing that the
-// repository does not: losing it costs time.
+// Cache holds index segments, on the local disk (OpenCache) or in memory (OpenMemory), and answers where a chunk is. It holds
+// nothing that the repository does not: losing it costs time.
 //
 // All methods may be called from several goroutines at once; lookups run beside an Add. One Cache is open per directory.
-// Badger's own goroutines live until Close.
+// On disk it is a Badger database, whose own goroutines live until Close.
 //
 // A number stands for a segment, loaded or to come, of which Lookup's caller says whether it counts. Numbers are never given
 // twice in the life of a cache directory.
 type Cache struct {
-	dir    string
-	lock   *os.File
-	id     string             // the head of the lock file
-	files  map[string]fileSum // those of the database when it was opened in good order
-	db     *badger.DB
-	shelf  *shelf // large notes
-	broken atomic.Bool
+	db    database
+	disk  *disk  // nil in memory
+	shelf *shelf // large notes; nil in memory, where the database holds them
 
 	writing sync.Mutex // held by every writer
 	next    counters   // guarded by writing
@@ -167,7 +159,7 @@ func (c *Cache) begin() (uint32, error) {
 	number := c.next.segment
 	next := c.next
 	next.segment++
-	if err := c.update(func(set setter) error { return set(counterKey, next.marshal()) }); err != nil {
+	if err := c.update(func(b batch) error { return b.Set(counterKey, next.marshal()) }); err != nil {
 		return 0, err
 	}
 	c.next = next
@@ -175,7 +167,7 @@ func (c *Cache) begin() (uint32, error) {
 }
 
 func (c *Cache) finish(number uint32, name string) error {
-	if err := c.update(func(set setter) error { return set(segmentKey(number), []byte(name)) }); err != nil {
+	if err := c.update(func(b batch) error { return b.Set(segmentKey(number), []byte(name)) }); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -206,19 +198,19 @@ func (c *Cache) addPack(number uint32, p *Pack) error {
 	next := c.next
 	next.pack++
 	rec := &record{key: p.Key, kind: p.Kind, tail: p.Size - p.End(), sessions: p.Sessions, members: []uint32{number}}
-	err = c.update(func(set setter) error {
-		if err := set(counterKey, next.marshal()); err != nil {
+	err = c.update(func(b batch) error {
+		if err := b.Set(counterKey, next.marshal()); err != nil {
 			return err
 		}
 		c.next = next
-		if err := c.addEntries(set, n, p.Entries); err != nil {
+		if err := c.addEntries(b, n, p.Entries); err != nil {
 			return err
 		}
 		// Only with its record does a pack exist.
-		if err := set(packKey(n), rec.marshal()); err != nil {
+		if err := b.Set(packKey(n), rec.marshal()); err != nil {
 			return err
 		}
-		return set(print, binary.BigEndian.AppendUint32(nil, n))
+		return b.Set(print, binary.BigEndian.AppendUint32(nil, n))
 	})
 	if err != nil {
 		return err
@@ -241,7 +233,7 @@ func (c *Cache) addMember(number, n uint32) error {
 	}
 	more := *rec
 	more.members = append(slices.Clone(rec.members), number)
-	if err := c.update(func(set setter) error { return set(packKey(n), more.marshal()) }); err != nil {
+	if err := c.update(func(b batch) error { return b.Set(packKey(n), more.marshal()) }); err != nil {
 		return err
 	}
 	c.packs.put(n, &more)
@@ -249,17 +241,17 @@ func (c *Cache) addMember(number, n uint32) error {
 }
 
 // addEntries adds a location to each chunk's.
-func (c *Cache) addEntries(set setter, n uint32, entries []pack.Entry) error {
-	txn := c.db.NewTransaction(false)
-	defer txn.Discard()
+func (c *Cache) addEntries(b batch, n uint32, entries []pack.Entry) error {
+	r := c.db.read()
+	defer r.end()
 	key := make([]byte, 0, 1+chunk.IDSize)
 	for i := range entries {
 		key = appendChunkKey(key[:0], entries[i].ID)
-		old, err := value(txn, key, nil)
+		old, err := r.get(key, nil)
 		if err != nil {
 			return c.failed(err)
 		}
-		if err := set(slices.Clone(key), appendLocation(old, n, &entries[i])); err != nil {
+		if err := b.Set(slices.Clone(key), appendLocation(old, n, &entries[i])); err != nil {
 			return err
 		}
 	}
@@ -291,13 +283,9 @@ func (c *Cache) Locations(id chunk.ID, inView func(segment uint32) bool) ([]pack
 }
 
 func (c *Cache) locations(id chunk.ID, inView func(uint32) bool, yield func(pack.Location) bool) error {
-	var room [256]byte
-	key := appendChunkKey(make([]byte, 0, 1+chunk.IDSize), id)
-	txn := c.db.NewTransaction(false)
-	b, err := value(txn, key, room[:0])
-	txn.Discard()
+	b, err := c.get(appendChunkKey(make([]byte, 0, 1+chunk.IDSize), id))
 	if err != nil {
-		return fmt.Errorf("look up chunk %s: %w", id.Short(), c.failed(err))
+		return fmt.Errorf("look up chunk %s: %w", id.Short(), err)
 	}
 	for len(b) > 0 {
 		var n uint32

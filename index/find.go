@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	badger "github.com/dgraph-io/badger/v4"
-
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/pack"
 )
@@ -15,12 +13,13 @@ import (
 // remembers what it learned of each pack, and allocates nothing per chunk. For one goroutine.
 type finder struct {
 	c      *Cache
-	txn    *badger.Txn
+	db     reading
 	inView func(uint32) bool
 	except func(key string) bool // nil: none
 	packs  map[uint32]standing
 	chosen []uint32 // the packs taken, in the order of their first use
 	key    []byte
+	value  []byte // of the last chunk
 }
 
 // standing is what a finder knows of a pack.
@@ -35,25 +34,23 @@ const (
 
 func (c *Cache) finder(inView func(uint32) bool, except func(string) bool) *finder {
 	return &finder{
-		c: c, txn: c.db.NewTransaction(false), inView: inView, except: except,
+		c: c, db: c.db.read(), inView: inView, except: except,
 		packs: map[uint32]standing{}, key: make([]byte, 0, 1+chunk.IDSize),
 	}
 }
 
-func (f *finder) close() { f.txn.Discard() }
+func (f *finder) close() { f.db.end() }
 
 // find gives the number of a pack that holds the chunk; false if there is none.
 func (f *finder) find(id chunk.ID) (n uint32, ok bool, err error) {
 	f.key = appendChunkKey(f.key[:0], id)
-	item, err := f.txn.Get(f.key)
-	if errors.Is(err, badger.ErrKeyNotFound) {
+	b, err := f.db.get(f.key, f.value)
+	if err == nil && b == nil {
 		return 0, false, nil
 	}
 	if err == nil {
-		err = item.Value(func(b []byte) error {
-			n, ok, err = f.choose(b)
-			return err
-		})
+		f.value = b
+		n, ok, err = f.choose(b)
 	}
 	if err != nil {
 		if !errors.Is(err, ErrCache) {
@@ -155,24 +152,22 @@ func (c *Cache) ByPack(ids []chunk.ID, inView func(segment uint32) bool, except 
 // the record of every pack: for what is done once. fn must not call the Cache, and its error is returned as it is.
 // Errors: ErrCache.
 func (c *Cache) Packs(inView func(segment uint32) bool, fn func(Held) error) error {
-	txn := c.db.NewTransaction(false)
-	defer txn.Discard()
-	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{packPrefix}, PrefetchValues: true, PrefetchSize: 100})
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		var rec *record
-		if err := it.Item().Value(func(b []byte) (err error) {
-			rec, err = parseRecord(b)
-			return err
-		}); err != nil {
-			return fmt.Errorf("read packs: %w", c.failed(err))
+	r := c.db.read()
+	defer r.end()
+	var theirs error
+	err := r.scan(packPrefix, func(_, b []byte) error {
+		rec, err := parseRecord(b)
+		if err == nil && c.visible(rec, inView) {
+			theirs = fn(rec.held())
+			err = theirs
 		}
-		if !c.visible(rec, inView) {
-			continue
-		}
-		if err := fn(rec.held()); err != nil {
-			return err
-		}
+		return err
+	})
+	if theirs != nil {
+		return theirs
+	}
+	if err != nil {
+		return fmt.Errorf("read packs: %w", c.failed(err))
 	}
 	return nil
 }

@@ -5,9 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"syscall"
-
-	badger "github.com/dgraph-io/badger/v4"
 
 	"github.com/pgtrove/pgtrove/chunk"
 )
@@ -23,40 +22,26 @@ const (
 	noteInline  = 0
 	noteShelved = 1
 
-	// inlineNote is the largest note that the database holds itself, in bytes.
+	// inlineNote is the largest note that the database holds itself where there is a shelf, in bytes.
 	inlineNote = 1 << 10
 )
 
 // Note appends the note under key to dst; nil if there is none. The cache says nothing of whether it is true: who keeps
 // notes writes them so that he can tell. Errors: ErrCache.
 func (c *Cache) Note(key chunk.ID, dst []byte) ([]byte, error) {
-	var room [1 + chunk.IDSize]byte
-	var place []byte
-	found := false
-	txn := c.db.NewTransaction(false)
-	defer txn.Discard()
-	item, err := txn.Get(appendIDKey(room[:0], notePrefix, key))
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return nil, nil
-	}
-	if err == nil {
-		err = item.Value(func(b []byte) error {
-			switch {
-			case len(b) > 0 && b[0] == noteInline:
-				dst, found = append(dst, b[1:]...), true
-			case len(b) > 0 && b[0] == noteShelved:
-				place = append(place, b[1:]...)
-			}
-			return nil
-		})
-	}
+	r := c.db.read()
+	defer r.end()
+	b, err := r.get(appendIDKey(nil, notePrefix, key), dst[len(dst):])
 	if err != nil {
 		return nil, fmt.Errorf("read note %s: %w", key.Short(), c.failed(err))
 	}
-	if found {
-		return dst, nil
+	if len(b) > 0 && b[0] == noteInline {
+		return append(dst, b[1:]...), nil // b may stand where this goes, a byte behind
 	}
-	at, size, ok := parsePlace(place)
+	if len(b) == 0 || b[0] != noteShelved {
+		return nil, nil
+	}
+	at, size, ok := parsePlace(b[1:])
 	if !ok {
 		return nil, nil
 	}
@@ -77,7 +62,7 @@ func (c *Cache) PutNote(key chunk.ID, value []byte) error {
 	if len(value) > MaxNote {
 		return fmt.Errorf("keep note %s: %w: %d bytes", key.Short(), errNote, len(value))
 	}
-	if len(value) <= inlineNote {
+	if len(value) <= inlineNote || c.shelf == nil {
 		return c.putSmall(notePrefix, key, append([]byte{noteInline}, value...))
 	}
 	if err := c.room(minFreeNotes); err != nil {
@@ -128,23 +113,16 @@ func spanOf(b []byte) span {
 // openShelf opens the file of large notes by what the database says of it.
 func (c *Cache) openShelf() error {
 	var used []span
-	err := c.db.View(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{notePrefix}, PrefetchValues: true, PrefetchSize: 100})
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			if err := it.Item().Value(func(b []byte) error {
-				if s := spanOf(b); s.n > 0 {
-					used = append(used, s)
-				}
-				return nil
-			}); err != nil {
-				return err
-			}
+	r := c.db.read()
+	defer r.end()
+	err := r.scan(notePrefix, func(_, b []byte) error {
+		if s := spanOf(b); s.n > 0 {
+			used = append(used, s)
 		}
 		return nil
 	})
 	if err == nil {
-		c.shelf, err = openShelf(filepath.Join(c.dir, shelfName), used)
+		c.shelf, err = openShelf(filepath.Join(c.disk.dir, shelfName), used)
 	}
 	return err
 }
@@ -154,7 +132,7 @@ func (c *Cache) putSmall(prefix byte, key chunk.ID, value []byte) error {
 	defer c.writing.Unlock()
 	err := c.room(minFreeNotes)
 	if err == nil {
-		err = c.update(func(set setter) error { return set(appendIDKey(nil, prefix, key), value) })
+		err = c.update(func(b batch) error { return b.Set(appendIDKey(nil, prefix, key), value) })
 	}
 	if err != nil {
 		return fmt.Errorf("keep note %s: %w", key.Short(), err)
@@ -166,50 +144,32 @@ func (c *Cache) putSmall(prefix byte, key chunk.ID, value []byte) error {
 func (c *Cache) Sweep(keep map[chunk.ID]struct{}) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	batch := c.db.NewWriteBatch()
-	defer batch.Cancel()
+	r := c.db.read()
+	defer r.end()
 	var freed []span
-	err := c.db.View(func(txn *badger.Txn) error {
+	err := c.update(func(b batch) error {
 		for _, prefix := range []byte{notePrefix, proofPrefix} {
-			if err := sweep(txn, batch, prefix, keep, &freed); err != nil {
+			if err := r.scan(prefix, func(key, value []byte) error {
+				if len(key) == 1+chunk.IDSize {
+					if _, ok := keep[chunk.ID(key[1:])]; ok {
+						return nil
+					}
+				}
+				if s := spanOf(value); prefix == notePrefix && s.n > 0 {
+					freed = append(freed, s)
+				}
+				return b.Delete(slices.Clone(key))
+			}); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if err == nil {
-		err = batch.Flush()
-	}
 	if err != nil {
-		return fmt.Errorf("sweep notes: %w", c.writeFailed(err))
+		return fmt.Errorf("sweep notes: %w", err)
 	}
-	c.shelf.release(freed)
-	return nil
-}
-
-func sweep(txn *badger.Txn, batch *badger.WriteBatch, prefix byte, keep map[chunk.ID]struct{}, freed *[]span) error {
-	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{prefix}, PrefetchValues: prefix == notePrefix, PrefetchSize: 100})
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		key := it.Item().Key()
-		if len(key) == 1+chunk.IDSize {
-			if _, ok := keep[chunk.ID(key[1:])]; ok {
-				continue
-			}
-		}
-		if prefix == notePrefix {
-			if err := it.Item().Value(func(b []byte) error {
-				if s := spanOf(b); s.n > 0 {
-					*freed = append(*freed, s)
-				}
-				return nil
-			}); err != nil {
-				return err
-			}
-		}
-		if err := batch.Delete(append([]byte(nil), key...)); err != nil {
-			return err
-		}
+	if c.shelf != nil {
+		c.shelf.release(freed)
 	}
 	return nil
 }

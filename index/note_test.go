@@ -83,81 +83,79 @@ func TestNotesOutlastTheProcess(t *testing.T) {
 }
 
 func TestASweepLeavesWhatIsKeptAndTheIndex(t *testing.T) {
-	dir := t.TempDir()
-	c := open(t, dir)
-	a := add(t, c, "index/a/1", packOf("packs/a/1", 1, 2))
-	for i := range uint64(300) {
-		putNote(t, c, id(i), []byte{byte(i)})
-		if missing := prove(t, c, id(i), all, id(1)); missing != nil {
-			t.Fatal(missing)
-		}
-	}
-	keep := map[chunk.ID]struct{}{id(7): {}, id(8): {}, id(999): {}}
-	if err := c.Sweep(keep); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
+	eachCache(t, func(t *testing.T, c *index.Cache, reopen reopener) {
+		a := add(t, c, "index/a/1", packOf("packs/a/1", 1, 2))
 		for i := range uint64(300) {
-			_, want := keep[id(i)]
-			if got := note(t, c, id(i)); (got != nil) != want || want && got[0] != byte(i) {
-				t.Errorf("note %d: %v", i, got)
-			}
-			if got := proven(t, c, id(i), all); got != want {
-				t.Errorf("proof %d: %v", i, got)
+			putNote(t, c, id(i), []byte{byte(i)})
+			if missing := prove(t, c, id(i), all, id(1)); missing != nil {
+				t.Fatal(missing)
 			}
 		}
-		wantKeys(t, "a chunk", keys(t, c, id(2), only(a)), "packs/a/1")
-		closeCache(t, c)
-		c = open(t, dir)
-	}
-	if err := c.Sweep(nil); err != nil {
-		t.Fatal(err)
-	}
-	if note(t, c, id(7)) != nil || proven(t, c, id(7), all) {
-		t.Error("something outlasted a sweep of everything")
-	}
+		keep := map[chunk.ID]struct{}{id(7): {}, id(8): {}, id(999): {}}
+		if err := c.Sweep(keep); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			for i := range uint64(300) {
+				_, want := keep[id(i)]
+				if got := note(t, c, id(i)); (got != nil) != want || want && got[0] != byte(i) {
+					t.Errorf("note %d: %v", i, got)
+				}
+				if got := proven(t, c, id(i), all); got != want {
+					t.Errorf("proof %d: %v", i, got)
+				}
+			}
+			wantKeys(t, "a chunk", keys(t, c, id(2), only(a)), "packs/a/1")
+			c = reopen(t, c)
+		}
+		if err := c.Sweep(nil); err != nil {
+			t.Fatal(err)
+		}
+		if note(t, c, id(7)) != nil || proven(t, c, id(7), all) {
+			t.Error("something outlasted a sweep of everything")
+		}
+	})
 }
 
 func TestAProofHoldsWhileAllItsPacksAreInView(t *testing.T) {
-	dir := t.TempDir()
-	c := open(t, dir)
-	shared := packOf("packs/b/1", 3)
-	a := add(t, c, "index/a/1", packOf("packs/a/1", 1, 2))
-	b := add(t, c, "index/b/1", shared)
-	ids := []chunk.ID{id(1), id(3), id(2), id(1)}
-	if proven(t, c, id(50), all) {
-		t.Error("proven before anybody looked")
-	}
-	if missing := prove(t, c, id(50), only(a), ids...); !slices.Equal(missing, []chunk.ID{id(3)}) {
-		t.Errorf("missing in a: %v", missing)
-	}
-	if proven(t, c, id(50), all) {
-		t.Error("proven though a chunk was missing")
-	}
-	if missing := prove(t, c, id(50), all, ids...); missing != nil {
-		t.Errorf("missing in both: %v", missing)
-	}
-	if note(t, c, id(50)) != nil {
-		t.Error("a proof is read as a note")
-	}
-	closeCache(t, c)
-	c = open(t, dir)
-	for what, view := range map[string]struct {
-		in   func(uint32) bool
-		want bool
-	}{"both": {all, true}, "a": {only(a), false}, "b": {only(b), false}, "none": {only(), false}} {
-		if got := proven(t, c, id(50), view.in); got != view.want {
-			t.Errorf("in view %s: %v", what, got)
+	eachCache(t, func(t *testing.T, c *index.Cache, reopen reopener) {
+		shared := packOf("packs/b/1", 3)
+		a := add(t, c, "index/a/1", packOf("packs/a/1", 1, 2))
+		b := add(t, c, "index/b/1", shared)
+		ids := []chunk.ID{id(1), id(3), id(2), id(1)}
+		if proven(t, c, id(50), all) {
+			t.Error("proven before anybody looked")
 		}
-	}
-	// The same pack in another segment, as a compacted index repeats it.
-	base := add(t, c, "base/1", shared)
-	if !proven(t, c, id(50), only(a, base)) {
-		t.Error("not proven by another segment with the same pack")
-	}
-	if proven(t, c, id(51), all) {
-		t.Error("another key is proven")
-	}
+		if missing := prove(t, c, id(50), only(a), ids...); !slices.Equal(missing, []chunk.ID{id(3)}) {
+			t.Errorf("missing in a: %v", missing)
+		}
+		if proven(t, c, id(50), all) {
+			t.Error("proven though a chunk was missing")
+		}
+		if missing := prove(t, c, id(50), all, ids...); missing != nil {
+			t.Errorf("missing in both: %v", missing)
+		}
+		if note(t, c, id(50)) != nil {
+			t.Error("a proof is read as a note")
+		}
+		c = reopen(t, c)
+		for what, view := range map[string]struct {
+			in   func(uint32) bool
+			want bool
+		}{"both": {all, true}, "a": {only(a), false}, "b": {only(b), false}, "none": {only(), false}} {
+			if got := proven(t, c, id(50), view.in); got != view.want {
+				t.Errorf("in view %s: %v", what, got)
+			}
+		}
+		// The same pack in another segment, as a compacted index repeats it.
+		base := add(t, c, "base/1", shared)
+		if !proven(t, c, id(50), only(a, base)) {
+			t.Error("not proven by another segment with the same pack")
+		}
+		if proven(t, c, id(51), all) {
+			t.Error("another key is proven")
+		}
+	})
 }
 
 func TestAProofByPacksThatWereNeverPublishedEndsWithTheProcess(t *testing.T) {
@@ -195,55 +193,56 @@ func TestAProofByPacksThatWereNeverPublishedEndsWithTheProcess(t *testing.T) {
 
 // A chunk in several packs is taken from one that is read anyway.
 func TestChunksAreGroupedIntoFewPacks(t *testing.T) {
-	c := open(t, t.TempDir())
-	add(t, c, "index/a/1", packOf("packs/a/1", 1, 2), packOf("packs/a/2", 3))
-	b := add(t, c, "index/b/1", packOf("packs/b/1", 2, 4, 5))
-	group := func(except func(string) bool, in func(uint32) bool, ids ...uint64) (map[string][]chunk.ID, []chunk.ID) {
-		t.Helper()
-		var all []chunk.ID
-		for _, n := range ids {
-			all = append(all, id(n))
+	eachCache(t, func(t *testing.T, c *index.Cache, _ reopener) {
+		add(t, c, "index/a/1", packOf("packs/a/1", 1, 2), packOf("packs/a/2", 3))
+		b := add(t, c, "index/b/1", packOf("packs/b/1", 2, 4, 5))
+		group := func(except func(string) bool, in func(uint32) bool, ids ...uint64) (map[string][]chunk.ID, []chunk.ID) {
+			t.Helper()
+			var all []chunk.ID
+			for _, n := range ids {
+				all = append(all, id(n))
+			}
+			groups, missing, err := c.ByPack(all, in, except)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := map[string][]chunk.ID{}
+			for _, g := range groups {
+				m[g.Key] = g.IDs
+				if p := packOf(g.Key, 0); g.Kind != p.Kind || g.Tail != p.Size-p.End() {
+					t.Errorf("%s: %+v", g.Key, g.Held)
+				}
+			}
+			return m, missing
 		}
-		groups, missing, err := c.ByPack(all, in, except)
-		if err != nil {
-			t.Fatal(err)
+		got, missing := group(nil, all, 4, 2, 9, 5, 3)
+		if len(got) != 2 || !slices.Equal(got["packs/b/1"], []chunk.ID{id(4), id(2), id(5)}) || !slices.Equal(got["packs/a/2"], []chunk.ID{id(3)}) {
+			t.Errorf("%v", got)
 		}
-		m := map[string][]chunk.ID{}
-		for _, g := range groups {
-			m[g.Key] = g.IDs
-			if p := packOf(g.Key, 0); g.Kind != p.Kind || g.Tail != p.Size-p.End() {
-				t.Errorf("%s: %+v", g.Key, g.Held)
+		if !slices.Equal(missing, []chunk.ID{id(9)}) {
+			t.Errorf("missing: %v", missing)
+		}
+		notB := func(key string) bool { return key == "packs/b/1" }
+		if got, missing = group(notB, all, 2, 4); len(got["packs/a/1"]) != 1 || !slices.Equal(missing, []chunk.ID{id(4)}) {
+			t.Errorf("without b: %v, missing %v", got, missing)
+		}
+		if got, missing = group(nil, only(b), 1, 2); len(got["packs/b/1"]) != 1 || !slices.Equal(missing, []chunk.ID{id(1)}) {
+			t.Errorf("in b: %v, missing %v", got, missing)
+		}
+		for _, view := range []struct {
+			in   func(uint32) bool
+			want []string
+		}{{all, []string{"packs/a/1", "packs/a/2", "packs/b/1"}}, {only(b), []string{"packs/b/1"}}, {only(), nil}} {
+			var keys []string
+			if err := c.Packs(view.in, func(h index.Held) error { keys = append(keys, h.Key); return nil }); err != nil || !slices.Equal(keys, view.want) {
+				t.Errorf("packs: %v, %v, want %v", keys, err, view.want)
 			}
 		}
-		return m, missing
-	}
-	got, missing := group(nil, all, 4, 2, 9, 5, 3)
-	if len(got) != 2 || !slices.Equal(got["packs/b/1"], []chunk.ID{id(4), id(2), id(5)}) || !slices.Equal(got["packs/a/2"], []chunk.ID{id(3)}) {
-		t.Errorf("%v", got)
-	}
-	if !slices.Equal(missing, []chunk.ID{id(9)}) {
-		t.Errorf("missing: %v", missing)
-	}
-	notB := func(key string) bool { return key == "packs/b/1" }
-	if got, missing = group(notB, all, 2, 4); len(got["packs/a/1"]) != 1 || !slices.Equal(missing, []chunk.ID{id(4)}) {
-		t.Errorf("without b: %v, missing %v", got, missing)
-	}
-	if got, missing = group(nil, only(b), 1, 2); len(got["packs/b/1"]) != 1 || !slices.Equal(missing, []chunk.ID{id(1)}) {
-		t.Errorf("in b: %v, missing %v", got, missing)
-	}
-	for _, view := range []struct {
-		in   func(uint32) bool
-		want []string
-	}{{all, []string{"packs/a/1", "packs/a/2", "packs/b/1"}}, {only(b), []string{"packs/b/1"}}, {only(), nil}} {
-		var keys []string
-		if err := c.Packs(view.in, func(h index.Held) error { keys = append(keys, h.Key); return nil }); err != nil || !slices.Equal(keys, view.want) {
-			t.Errorf("packs: %v, %v, want %v", keys, err, view.want)
+		stop := errors.New("stop")
+		if err := c.Packs(all, func(index.Held) error { return stop }); err != stop {
+			t.Errorf("the caller's error: %v", err)
 		}
-	}
-	stop := errors.New("stop")
-	if err := c.Packs(all, func(index.Held) error { return stop }); err != stop {
-		t.Errorf("the caller's error: %v", err)
-	}
+	})
 }
 
 func TestNotesDoNotTakeTheRoomOfTheIndex(t *testing.T) {
@@ -262,23 +261,24 @@ func TestNotesDoNotTakeTheRoomOfTheIndex(t *testing.T) {
 }
 
 func TestNotesAndProofsRunBesideAdds(t *testing.T) {
-	c := open(t, t.TempDir())
-	var wg sync.WaitGroup
-	for worker := range uint64(4) {
-		wg.Go(func() {
-			for i := range uint64(40) {
-				n := worker*1000 + i
-				number, addErr := c.Add("index/"+id(n).String(), segmentOf(packOf("packs/"+id(n).String(), n)))
-				value := bytes.Repeat([]byte{byte(n)}, 1000)
-				putErr := c.PutNote(id(n), value)
-				missing, proveErr := c.Prove(id(n), []chunk.ID{id(n)}, only(number))
-				got, noteErr := c.Note(id(n), nil)
-				ok, provenErr := c.Proven(id(n), all)
-				if err := errors.Join(addErr, putErr, proveErr, noteErr, provenErr); err != nil || missing != nil || !ok || !bytes.Equal(got, value) {
-					t.Errorf("%d: %v, missing %v, proven %v", n, err, missing, ok)
+	eachCache(t, func(t *testing.T, c *index.Cache, _ reopener) {
+		var wg sync.WaitGroup
+		for worker := range uint64(4) {
+			wg.Go(func() {
+				for i := range uint64(40) {
+					n := worker*1000 + i
+					number, addErr := c.Add("index/"+id(n).String(), segmentOf(packOf("packs/"+id(n).String(), n)))
+					value := bytes.Repeat([]byte{byte(n)}, 1000)
+					putErr := c.PutNote(id(n), value)
+					missing, proveErr := c.Prove(id(n), []chunk.ID{id(n)}, only(number))
+					got, noteErr := c.Note(id(n), nil)
+					ok, provenErr := c.Proven(id(n), all)
+					if err := errors.Join(addErr, putErr, proveErr, noteErr, provenErr); err != nil || missing != nil || !ok || !bytes.Equal(got, value) {
+						t.Errorf("%d: %v, missing %v, proven %v", n, err, missing, ok)
+					}
 				}
-			}
-		})
-	}
-	wg.Wait()
+			})
+		}
+		wg.Wait()
+	})
 }

@@ -8,10 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
-
-	badger "github.com/dgraph-io/badger/v4"
-	"github.com/dgraph-io/badger/v4/options"
 )
 
 // cacheVersion changes with everything in record.go.
@@ -43,6 +41,15 @@ const (
 	minFreeNotes = 2 * minFree
 )
 
+// disk is the directory of a cache, but for what its database and its shelf do with it.
+type disk struct {
+	dir    string
+	lock   *os.File
+	id     string             // the head of the lock file
+	files  map[string]fileSum // those of the database when it was opened in good order
+	broken atomic.Bool
+}
+
 // OpenCache opens the cache in directory dir, which it makes with mode 0700, for the repository with that ID. What is there and is
 // not exactly such a cache in good order (another repository's, another version's, a damaged one, one that was open when
 // the machine went down) is removed first, but only what a cache put there.
@@ -68,12 +75,17 @@ func openCache(dir, repositoryID string) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{dir: dir, lock: lock, loaded: map[string]uint32{}, open: map[uint32]struct{}{}, known: map[uint32]struct{}{}}
+	c := newCache(nil)
+	c.disk = &disk{dir: dir, lock: lock}
 	if err := c.start(repositoryID); err != nil {
 		lock.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+func newCache(db database) *Cache {
+	return &Cache{db: db, loaded: map[string]uint32{}, open: map[uint32]struct{}{}, known: map[uint32]struct{}{}}
 }
 
 // lockFile opens the file and locks it. The lock ends with the process, however that ends.
@@ -94,64 +106,64 @@ func lockFile(path string) (*os.File, error) {
 }
 
 func (c *Cache) start(repositoryID string) error {
-	if err := c.room(minFree); err != nil {
+	d := c.disk
+	if err := d.room(minFree); err != nil {
 		return err
 	}
-	id := fmt.Sprintf("pgtrove index cache %d of %q\nboot %s\n", cacheVersion, repositoryID, bootID())
-	if !c.usable(id) {
-		if err := c.wipe(); err != nil {
+	d.id = fmt.Sprintf("pgtrove index cache %d of %q\nboot %s\n", cacheVersion, repositoryID, bootID())
+	if !d.usable() {
+		if err := d.wipe(); err != nil {
 			return err
 		}
 	}
-	err := c.attempt(id)
+	err := c.attempt()
 	if err != nil && !errors.Is(err, syscall.ENOSPC) {
-		if err := c.wipe(); err != nil {
+		if err := d.wipe(); err != nil {
 			return err
 		}
-		err = c.attempt(id)
+		err = c.attempt()
 	}
 	return err
 }
 
 // usable reports whether the lock file speaks for what is there, and sums the files up if they were closed in good order.
-func (c *Cache) usable(id string) bool {
-	b, err := io.ReadAll(io.LimitReader(io.NewSectionReader(c.lock, 0, maxLock), maxLock))
+func (d *disk) usable() bool {
+	b, err := io.ReadAll(io.LimitReader(io.NewSectionReader(d.lock, 0, maxLock), maxLock))
 	if err != nil {
 		return false
 	}
-	if string(b) == id+stateOpen {
+	if string(b) == d.id+stateOpen {
 		return true
 	}
 	who, state, _ := strings.Cut(string(b), "\n")
 	_, state, _ = strings.Cut(state, "\n") // closed is closed in any boot
 	state, files, _ := strings.Cut(state, "\n")
-	if state != stateClosed || !strings.HasPrefix(id, who+"\n") {
+	if state != stateClosed || !strings.HasPrefix(d.id, who+"\n") {
 		return false
 	}
-	c.files, err = sumFiles(filepath.Join(c.dir, dbName), nil)
-	return err == nil && matchSums(files, c.files)
+	d.files, err = sumFiles(filepath.Join(d.dir, dbName), nil)
+	return err == nil && matchSums(files, d.files)
 }
 
 // maxLock bounds what is read of a lock file: a line for every table of a cache of some terabytes.
 const maxLock = 64 << 20
 
-func (c *Cache) state(id, state string) error {
-	if err := c.lock.Truncate(0); err != nil {
+func (d *disk) state(state string) error {
+	if err := d.lock.Truncate(0); err != nil {
 		return err
 	}
-	_, err := c.lock.WriteAt([]byte(id+state), 0)
+	_, err := d.lock.WriteAt([]byte(d.id+state), 0)
 	return err
 }
 
-func (c *Cache) wipe() error {
-	c.files = nil
-	return errors.Join(os.RemoveAll(filepath.Join(c.dir, dbName)), os.RemoveAll(filepath.Join(c.dir, shelfName)))
+func (d *disk) wipe() error {
+	d.files = nil
+	return errors.Join(os.RemoveAll(filepath.Join(d.dir, dbName)), os.RemoveAll(filepath.Join(d.dir, shelfName)))
 }
 
 // attempt opens the database and reads what is kept in memory.
-func (c *Cache) attempt(id string) (err error) {
-	c.id = id
-	if err := c.state(id, stateOpening); err != nil {
+func (c *Cache) attempt() (err error) {
+	if err := c.disk.state(stateOpening); err != nil {
 		return err
 	}
 	defer func() {
@@ -160,7 +172,7 @@ func (c *Cache) attempt(id string) (err error) {
 			err = fmt.Errorf("%w: %v", ErrCache, p)
 		}
 	}()
-	db, err := badger.Open(badgerOptions(filepath.Join(c.dir, dbName)))
+	db, err := openOnDisk(filepath.Join(c.disk.dir, dbName))
 	if err != nil {
 		return err
 	}
@@ -169,69 +181,38 @@ func (c *Cache) attempt(id string) (err error) {
 		if c.shelf != nil {
 			_ = c.shelf.close()
 		}
-		db.Close()
+		_ = db.close()
 		return err
 	}
-	return c.state(id, stateOpen)
-}
-
-// badgerOptions make it small: the cache works beside a database server, and a backup has memory for chunks to hold.
-func badgerOptions(dir string) badger.Options {
-	o := badger.DefaultOptions(dir).
-		WithLogger(nil).
-		WithBypassLockGuard(true). // ours also covers the removal of the directory
-		WithSyncWrites(false).
-		WithDetectConflicts(false).
-		WithMetricsEnabled(false).
-		WithMemTableSize(8 << 20).
-		WithNumMemtables(2).
-		WithNumCompactors(2).
-		WithNumLevelZeroTables(4).
-		WithNumLevelZeroTablesStall(8).
-		WithBaseTableSize(2 << 20).
-		WithBaseLevelSize(64 << 20).
-		WithCompression(options.None). // IDs do not compress, and blocks are then read where they are mapped
-		WithBlockCacheSize(0).
-		WithIndexCacheSize(0).
-		WithChecksumVerificationMode(options.NoVerification).
-		WithValueThreshold(256 << 10). // above every value, so that the value log stays empty and needs no care
-		WithValueLogFileSize(4 << 20)
-	// Tables are of one size on every level. A compaction builds up to 13 of them at once, each in twice its size of memory; by
-	// default they double from level to level, and with them the memory: over 1 GB was measured for the index of 100 GB.
-	o.TableSizeMultiplier = 1
-	return o
+	return c.disk.state(stateOpen)
 }
 
 // load reads counters and the names of segments.
 func (c *Cache) load() error {
-	return c.db.View(func(txn *badger.Txn) error {
-		b, err := value(txn, counterKey, nil)
-		if err != nil {
+	c.next = counters{} // an attempt that failed may have read something
+	clear(c.loaded)
+	clear(c.known)
+	r := c.db.read()
+	defer r.end()
+	b, err := r.get(counterKey, nil)
+	if err != nil {
+		return err
+	}
+	if b != nil {
+		if c.next, err = parseCounters(b); err != nil {
 			return err
 		}
-		if b != nil {
-			if c.next, err = parseCounters(b); err != nil {
-				return err
-			}
+	}
+	return r.scan(segmentPrefix, func(key, name []byte) error {
+		if len(key) != 5 || len(name) == 0 {
+			return errRecord
 		}
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{segmentPrefix}, PrefetchValues: true, PrefetchSize: 100})
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			key := it.Item().Key()
-			name, err := it.Item().ValueCopy(nil)
-			if err != nil {
-				return err
-			}
-			if len(key) != 5 || len(name) == 0 {
-				return errRecord
-			}
-			number := binary.BigEndian.Uint32(key[1:])
-			if number >= c.next.segment {
-				return errRecord
-			}
-			c.loaded[string(name)] = number
-			c.known[number] = struct{}{}
+		number := binary.BigEndian.Uint32(key[1:])
+		if number >= c.next.segment {
+			return errRecord
 		}
+		c.loaded[string(name)] = number
+		c.known[number] = struct{}{}
 		return nil
 	})
 }
@@ -241,33 +222,50 @@ func (c *Cache) load() error {
 func (c *Cache) Close() error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	err := errors.Join(c.db.Close(), c.shelf.close())
+	err := c.db.close()
+	if c.disk == nil {
+		return err
+	}
+	return c.disk.close(errors.Join(err, c.shelf.close()))
+}
+
+// close records the state of the files, of which err says whether they were closed in good order.
+func (d *disk) close(err error) error {
 	state := stateFailed
-	if err == nil && !c.broken.Load() {
+	if err == nil && !d.broken.Load() {
 		var sums map[string]fileSum
-		if sums, err = sumFiles(filepath.Join(c.dir, dbName), c.files); err == nil {
+		if sums, err = sumFiles(filepath.Join(d.dir, dbName), d.files); err == nil {
 			state = stateClosed + formatSums(sums)
 		}
 	}
-	if err := errors.Join(err, c.state(c.id, state), c.lock.Close()); err != nil {
-		return fmt.Errorf("close index cache %s: %w", c.dir, err)
+	if err := errors.Join(err, d.state(state), d.lock.Close()); err != nil {
+		return fmt.Errorf("close index cache %s: %w", d.dir, err)
 	}
 	return nil
 }
 
 // failed marks the cache as damaged, so that the next OpenCache begins anew.
 func (c *Cache) failed(err error) error {
-	c.broken.Store(true)
-	if e := c.state(c.id, stateFailed); e != nil {
-		err = errors.Join(err, e)
+	if c.disk != nil {
+		c.disk.broken.Store(true)
+		if e := c.disk.state(stateFailed); e != nil {
+			err = errors.Join(err, e)
+		}
 	}
 	return fmt.Errorf("%w: %w", ErrCache, err)
 }
 
 // room makes sure that a write does not fill the file system: so much must be free.
 func (c *Cache) room(want uint64) error {
+	if c.disk == nil {
+		return nil
+	}
+	return c.disk.room(want)
+}
+
+func (d *disk) room(want uint64) error {
 	var st syscall.Statfs_t
-	if err := syscall.Fstatfs(int(c.lock.Fd()), &st); err != nil {
+	if err := syscall.Fstatfs(int(d.lock.Fd()), &st); err != nil {
 		return fmt.Errorf("look for room: %w", err)
 	}
 	if free := st.Bavail * uint64(st.Bsize); free < want {
@@ -286,25 +284,10 @@ func bootID() string {
 	return strings.TrimSpace(string(b))
 }
 
-// setter adds a write to a batch. It keeps both slices.
-type setter func(key, value []byte) error
-
-// update writes what fn sets, in that order: whoever reads later writes reads the earlier ones too, even after the
-// process was killed in between.
-func (c *Cache) update(fn func(set setter) error) error {
-	batch := c.db.NewWriteBatch()
-	defer batch.Cancel()
-	if err := fn(batch.Set); err != nil {
-		return c.writeFailed(err)
-	}
-	if err := batch.Flush(); err != nil {
-		return c.writeFailed(err)
-	}
-	return nil
-}
-
-func (c *Cache) writeFailed(err error) error {
-	if errors.Is(err, ErrCache) {
+// update writes what fn puts into the batch, as database.write does, and tells what errors mean.
+func (c *Cache) update(fn func(batch) error) error {
+	err := c.db.write(fn)
+	if err == nil || errors.Is(err, ErrCache) {
 		return err
 	}
 	if errors.Is(err, syscall.ENOSPC) {
@@ -315,23 +298,11 @@ func (c *Cache) writeFailed(err error) error {
 
 // get gives the value of a key, nil if there is none.
 func (c *Cache) get(key []byte) ([]byte, error) {
-	txn := c.db.NewTransaction(false)
-	defer txn.Discard()
-	b, err := value(txn, key, nil)
+	r := c.db.read()
+	defer r.end()
+	b, err := r.get(key, nil)
 	if err != nil {
 		return nil, c.failed(err)
 	}
 	return b, nil
-}
-
-// value appends the value of a key to dst; nil if there is none.
-func value(txn *badger.Txn, key, dst []byte) ([]byte, error) {
-	item, err := txn.Get(key)
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return item.ValueCopy(dst)
 }
