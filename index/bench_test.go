@@ -120,7 +120,7 @@ func BenchmarkCacheLookup(b *testing.B) {
 			b.ReportAllocs()
 			r := rand.New(rand.NewPCG(1, 2))
 			for b.Loop() {
-				_, ok, err := c.Lookup(benchID(r.Uint64N(million)<<8+first), all)
+				_, ok, err := c.Lookup(benchID(r.Uint64N(million)<<8+first), all, nil)
 				if err != nil || ok != (first == 0) {
 					b.Fatal(ok, err)
 				}
@@ -172,7 +172,7 @@ func useMillion(c *index.Cache, dir string) error {
 	start = time.Now()
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range uint64(million) {
-		if _, ok, err := c.Lookup(benchID(r.Uint64N(million)<<8+i%2), all); err != nil || ok != (i%2 == 0) {
+		if _, ok, err := c.Lookup(benchID(r.Uint64N(million)<<8+i%2), all, nil); err != nil || ok != (i%2 == 0) {
 			return fmt.Errorf("%v, %v", ok, err)
 		}
 	}

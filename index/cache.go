@@ -259,13 +259,14 @@ func (c *Cache) addEntries(b batch, n uint32, entries []pack.Entry) error {
 }
 
 // Lookup finds a chunk in the segments for which inView says yes; false if none of them has it. inView is called with
-// numbers of complete segments and of Begin, and must not call the Cache. Of several locations it gives the one that
-// the cache has known shortest: what was stored again was missed where it stood before. The location shares memory with the Cache: it is not to be changed.
+// numbers of complete segments and of Begin, and must not call the Cache, nor must except: packs for whose key it says yes do not
+// count; nil excepts none. Of several locations it gives the one that the cache has known shortest: what was stored again was
+// missed where it stood before. The location shares memory with the Cache: it is not to be changed.
 // Errors: ErrCache.
-func (c *Cache) Lookup(id chunk.ID, inView func(segment uint32) bool) (pack.Location, bool, error) {
+func (c *Cache) Lookup(id chunk.ID, inView func(segment uint32) bool, except func(packKey string) bool) (pack.Location, bool, error) {
 	var found pack.Location
 	ok := false
-	err := c.locations(id, inView, func(l pack.Location) bool {
+	err := c.locations(id, inView, except, func(l pack.Location) bool {
 		found, ok = l, true
 		return true
 	})
@@ -273,16 +274,16 @@ func (c *Cache) Lookup(id chunk.ID, inView func(segment uint32) bool) (pack.Loca
 }
 
 // Locations gives every place of a chunk, as Lookup gives one: several hosts may have uploaded it, or a prune moved it.
-func (c *Cache) Locations(id chunk.ID, inView func(segment uint32) bool) ([]pack.Location, error) {
+func (c *Cache) Locations(id chunk.ID, inView func(segment uint32) bool, except func(packKey string) bool) ([]pack.Location, error) {
 	var all []pack.Location
-	err := c.locations(id, inView, func(l pack.Location) bool {
+	err := c.locations(id, inView, except, func(l pack.Location) bool {
 		all = append(all, l)
 		return true
 	})
 	return all, err
 }
 
-func (c *Cache) locations(id chunk.ID, inView func(uint32) bool, yield func(pack.Location) bool) error {
+func (c *Cache) locations(id chunk.ID, inView func(uint32) bool, except func(string) bool, yield func(pack.Location) bool) error {
 	b, err := c.get(appendChunkKey(make([]byte, 0, 1+chunk.IDSize), id))
 	if err != nil {
 		return fmt.Errorf("look up chunk %s: %w", id.Short(), err)
@@ -297,8 +298,8 @@ func (c *Cache) locations(id chunk.ID, inView func(uint32) bool, yield func(pack
 		if err != nil {
 			return fmt.Errorf("look up chunk %s: %w", id.Short(), err)
 		}
-		if rec == nil || !c.visible(rec, inView) {
-			continue // of an Add that was killed, or outside the view
+		if !c.counts(rec, inView, except) {
+			continue
 		}
 		l, err := rec.location(e)
 		if err != nil {
@@ -309,6 +310,11 @@ func (c *Cache) locations(id chunk.ID, inView func(uint32) bool, yield func(pack
 		}
 	}
 	return nil
+}
+
+// counts says whether a pack does: not one of an Add that was killed (it has no record), outside the view, or excepted.
+func (c *Cache) counts(rec *record, inView func(uint32) bool, except func(string) bool) bool {
+	return rec != nil && c.visible(rec, inView) && (except == nil || !except(rec.key))
 }
 
 func (c *Cache) visible(rec *record, inView func(uint32) bool) bool {

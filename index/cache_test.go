@@ -55,7 +55,7 @@ func only(numbers ...uint32) func(uint32) bool {
 // keys gives the packs in which the cache finds a chunk.
 func keys(t *testing.T, c *index.Cache, id chunk.ID, inView func(uint32) bool) []string {
 	t.Helper()
-	locations, err := c.Locations(id, inView)
+	locations, err := c.Locations(id, inView, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func keys(t *testing.T, c *index.Cache, id chunk.ID, inView func(uint32) bool) [
 	for _, l := range locations {
 		keys = append(keys, l.Pack)
 	}
-	one, ok, err := c.Lookup(id, inView)
+	one, ok, err := c.Lookup(id, inView, nil)
 	if err != nil || ok != (len(keys) > 0) || ok && !reflect.DeepEqual(one, locations[len(locations)-1]) {
 		t.Errorf("Lookup gives %+v, %v, %v, and Locations %+v", one, ok, err, locations)
 	}
@@ -86,7 +86,7 @@ func TestEveryChunkOfASegmentIsFoundWhereItIs(t *testing.T) {
 			for i := range s.Packs {
 				p := &s.Packs[i]
 				for j, e := range p.Entries {
-					l, ok, err := c.Lookup(e.ID, only(number))
+					l, ok, err := c.Lookup(e.ID, only(number), nil)
 					if want := p.Location(p.Key, j); err != nil || !ok || !reflect.DeepEqual(l, want) {
 						t.Errorf("chunk %d of %s: %+v, %v, %v, want %+v", j, p.Key, l, ok, err, want)
 					}
@@ -147,7 +147,7 @@ func TestSegmentsThatDisagreeAreKeptApart(t *testing.T) {
 		g := add(t, c, "index/good/1", good)
 		b := add(t, c, "index/bad/1", bad)
 		for number, want := range map[uint32]uint32{g: good.Entries[0].Sealed, b: bad.Entries[0].Sealed} {
-			l, ok, err := c.Lookup(id(1), only(number))
+			l, ok, err := c.Lookup(id(1), only(number), nil)
 			if err != nil || !ok || l.Sealed != want {
 				t.Errorf("segment %d: %d sealed bytes, %v, %v, want %d", number, l.Sealed, ok, err, want)
 			}
@@ -257,7 +257,7 @@ func TestAPackWithEverySizeFits(t *testing.T) {
 		check := func() {
 			t.Helper()
 			for i := 0; i < chunks; i += 997 {
-				l, ok, err := c.Lookup(id(uint64(i)), all)
+				l, ok, err := c.Lookup(id(uint64(i)), all, nil)
 				if err != nil || !ok || !reflect.DeepEqual(l, p.Location(p.Key, i)) {
 					t.Fatalf("chunk %d: %v, %v", i, ok, err)
 				}
@@ -287,7 +287,7 @@ func TestLookupsRunBesideAdds(t *testing.T) {
 					for segment := range segments {
 						number, ok := added.Load(segment)
 						n := first(segment) + uint64(segment%chunks)
-						l, found, err := c.Lookup(id(n), all)
+						l, found, err := c.Lookup(id(n), all, nil)
 						if err != nil || ok && !found || found && l.ID != id(n) {
 							t.Errorf("segment %d, %v: %v, %v", segment, number, found, err)
 							return

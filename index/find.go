@@ -95,7 +95,7 @@ func (f *finder) judge(n uint32) (standing, error) {
 	if err != nil {
 		return unknown, err
 	}
-	if rec == nil || !f.c.visible(rec, f.inView) || f.except != nil && f.except(rec.key) {
+	if !f.c.counts(rec, f.inView, f.except) {
 		return useless, nil
 	}
 	return usable, nil
@@ -119,7 +119,7 @@ type Group struct {
 // ByPack says of many chunks where they are, as Lookup does, each in one place: grouped by pack, in the order in which the cache came to know the
 // packs, and with no more packs than need be (nearly). Packs for whose key except says yes do not count; nil excepts none. missing are those in no pack, in the order of ids.
 // Errors: ErrCache.
-func (c *Cache) ByPack(ids []chunk.ID, inView func(segment uint32) bool, except func(key string) bool) (groups []Group, missing []chunk.ID, err error) {
+func (c *Cache) ByPack(ids []chunk.ID, inView func(segment uint32) bool, except func(packKey string) bool) (groups []Group, missing []chunk.ID, err error) {
 	f := c.finder(inView, except)
 	defer f.close()
 	in := map[uint32][]chunk.ID{}

@@ -108,7 +108,7 @@ func BenchmarkMemory(b *testing.B) {
 			b.Fatal(err)
 		}
 		for i := range uint64(8) {
-			if _, ok, err := c.Lookup(id(i+1), all); err != nil || !ok {
+			if _, ok, err := c.Lookup(id(i+1), all, nil); err != nil || !ok {
 				b.Fatal(ok, err)
 			}
 		}

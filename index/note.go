@@ -175,8 +175,8 @@ func (c *Cache) Sweep(keep map[chunk.ID]struct{}) error {
 }
 
 // Proven says whether Prove found every chunk of what key names, and every pack in which it found them is still in a segment for
-// which inView says yes. Errors: ErrCache.
-func (c *Cache) Proven(key chunk.ID, inView func(segment uint32) bool) (bool, error) {
+// which inView says yes, and except says no to its key; nil excepts none. Errors: ErrCache.
+func (c *Cache) Proven(key chunk.ID, inView func(segment uint32) bool, except func(packKey string) bool) (bool, error) {
 	b, err := c.get(appendIDKey(nil, proofPrefix, key))
 	if err != nil || b == nil {
 		return false, err
@@ -185,7 +185,7 @@ func (c *Cache) Proven(key chunk.ID, inView func(segment uint32) bool) (bool, er
 	for len(r.b) > 0 {
 		n := uint32(r.uvarint(1<<32 - 1))
 		rec, err := c.pack(n)
-		if err != nil || rec == nil || !c.visible(rec, inView) {
+		if err != nil || !c.counts(rec, inView, except) {
 			return false, err
 		}
 	}
@@ -196,8 +196,8 @@ func (c *Cache) Proven(key chunk.ID, inView func(segment uint32) bool) (bool, er
 // of them, it keeps the proof under key: a list of packs. ids must be what key names, all of it, now and ever.
 //
 // Errors: ErrCache. That the proof could not be kept is none.
-func (c *Cache) Prove(key chunk.ID, ids []chunk.ID, inView func(segment uint32) bool) ([]chunk.ID, error) {
-	f := c.finder(inView, nil)
+func (c *Cache) Prove(key chunk.ID, ids []chunk.ID, inView func(segment uint32) bool, except func(packKey string) bool) ([]chunk.ID, error) {
+	f := c.finder(inView, except)
 	defer f.close()
 	var missing []chunk.ID
 	for _, id := range ids {

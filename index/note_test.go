@@ -32,7 +32,7 @@ func putNote(t *testing.T, c *index.Cache, key chunk.ID, value []byte) {
 
 func proven(t *testing.T, c *index.Cache, key chunk.ID, inView func(uint32) bool) bool {
 	t.Helper()
-	ok, err := c.Proven(key, inView)
+	ok, err := c.Proven(key, inView, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func proven(t *testing.T, c *index.Cache, key chunk.ID, inView func(uint32) bool
 
 func prove(t *testing.T, c *index.Cache, key chunk.ID, inView func(uint32) bool, ids ...chunk.ID) []chunk.ID {
 	t.Helper()
-	missing, err := c.Prove(key, ids, inView)
+	missing, err := c.Prove(key, ids, inView, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,6 +245,53 @@ func TestChunksAreGroupedIntoFewPacks(t *testing.T) {
 	})
 }
 
+func TestPacksThatAreExceptedDoNotCount(t *testing.T) {
+	eachCache(t, func(t *testing.T, c *index.Cache, _ reopener) {
+		add(t, c, "index/a/1", packOf("packs/a/1", 1, 2))
+		add(t, c, "index/b/1", packOf("packs/b/1", 2, 3))
+		never := func(string) bool { return false }
+		a := func(key string) bool { return key == "packs/a/1" }
+		b := func(key string) bool { return key == "packs/b/1" }
+		for _, ask := range []struct {
+			chunk  uint64
+			except func(string) bool
+			want   []string
+		}{
+			{1, nil, []string{"packs/a/1"}}, {1, never, []string{"packs/a/1"}}, {1, a, nil}, {1, b, []string{"packs/a/1"}},
+			{2, a, []string{"packs/b/1"}}, {2, b, []string{"packs/a/1"}}, {3, a, []string{"packs/b/1"}}, {3, b, nil},
+		} {
+			locations, err := c.Locations(id(ask.chunk), all, ask.except)
+			var got []string
+			for _, l := range locations {
+				got = append(got, l.Pack)
+			}
+			if err != nil || !slices.Equal(got, ask.want) {
+				t.Errorf("chunk %d is in %q, %v, want %q", ask.chunk, got, err, ask.want)
+			}
+			l, ok, err := c.Lookup(id(ask.chunk), all, ask.except)
+			if err != nil || ok != (len(ask.want) > 0) || ok && l.Pack != ask.want[0] {
+				t.Errorf("chunk %d is in %q, %v, %v, want %q", ask.chunk, l.Pack, ok, err, ask.want)
+			}
+		}
+
+		ids := []chunk.ID{id(1), id(2)}
+		if missing, err := c.Prove(id(50), ids, all, a); err != nil || !slices.Equal(missing, ids[:1]) || proven(t, c, id(50), all) {
+			t.Errorf("without a: missing %v, %v, proven %v", missing, err, proven(t, c, id(50), all))
+		}
+		if missing, err := c.Prove(id(50), ids, all, b); err != nil || missing != nil {
+			t.Errorf("without b: missing %v, %v", missing, err)
+		}
+		for what, view := range map[string]struct {
+			except func(string) bool
+			want   bool
+		}{"none": {nil, true}, "never": {never, true}, "a": {a, false}, "b": {b, true}} {
+			if got, err := c.Proven(id(50), all, view.except); got != view.want || err != nil {
+				t.Errorf("proven by a, except %s: %v, %v", what, got, err)
+			}
+		}
+	})
+}
+
 func TestNotesDoNotTakeTheRoomOfTheIndex(t *testing.T) {
 	if !storagetest.CanMount(t) {
 		return
@@ -270,9 +317,9 @@ func TestNotesAndProofsRunBesideAdds(t *testing.T) {
 					number, addErr := c.Add("index/"+id(n).String(), segmentOf(packOf("packs/"+id(n).String(), n)))
 					value := bytes.Repeat([]byte{byte(n)}, 1000)
 					putErr := c.PutNote(id(n), value)
-					missing, proveErr := c.Prove(id(n), []chunk.ID{id(n)}, only(number))
+					missing, proveErr := c.Prove(id(n), []chunk.ID{id(n)}, only(number), nil)
 					got, noteErr := c.Note(id(n), nil)
-					ok, provenErr := c.Proven(id(n), all)
+					ok, provenErr := c.Proven(id(n), all, nil)
 					if err := errors.Join(addErr, putErr, proveErr, noteErr, provenErr); err != nil || missing != nil || !ok || !bytes.Equal(got, value) {
 						t.Errorf("%d: %v, missing %v, proven %v", n, err, missing, ok)
 					}

@@ -96,7 +96,7 @@ func checkFilled(c *index.Cache, packs int) error {
 		for j := range packs {
 			p := filled(i, j)
 			for k, e := range p.Entries {
-				l, found, err := c.Lookup(e.ID, all)
+				l, found, err := c.Lookup(e.ID, all, nil)
 				if err != nil {
 					return err
 				}

@@ -100,7 +100,7 @@ func (v *View) groupDigests(ctx context.Context, groups []index.Group, each func
 
 // noDigests says why no pack gives the page digests of a chunk.
 func (v *View) noDigests(id chunk.ID, bad map[string]error) error {
-	all, err := v.cache.Locations(id, v.counts)
+	all, err := v.cache.Locations(id, v.counts, nil)
 	if err != nil {
 		return err
 	}

@@ -274,7 +274,7 @@ func TestOneOfTwoPacksIsEnoughForPageDigests(t *testing.T) {
 		v := openView(t, r, "")
 		lost := map[chunk.ID]bool{}
 		for _, run := range runs {
-			locations, err := v.cache.Locations(run.id, v.counts)
+			locations, err := v.cache.Locations(run.id, v.counts, nil)
 			if err != nil || len(locations) != 2 {
 				t.Fatalf("%d places, %v", len(locations), err)
 			}

@@ -103,14 +103,14 @@ func (s *Session) Missing(ctx context.Context, recipe chunk.ID, ids func(context
 	if s.view.anyLost() {
 		return s.missing(ctx, ids)
 	}
-	if ok, err := s.view.cache.Proven(recipe, s.view.counts); err == nil && ok {
+	if ok, err := s.view.cache.Proven(recipe, s.view.counts, nil); err == nil && ok {
 		return nil, nil
 	}
 	all, err := ids(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return s.view.cache.Prove(recipe, all, s.view.counts)
+	return s.view.cache.Prove(recipe, all, s.view.counts, nil)
 }
 
 // missing is Missing where packs turned out to be lost: proofs do not know of that.

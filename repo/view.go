@@ -201,10 +201,10 @@ func (v *View) counts(n uint32) bool {
 
 func (v *View) has(id chunk.ID) (bool, error) {
 	if !v.anyLost() {
-		_, ok, err := v.cache.Lookup(id, v.counts)
+		_, ok, err := v.cache.Lookup(id, v.counts, nil)
 		return ok, err
 	}
-	all, err := v.cache.Locations(id, v.counts)
+	all, err := v.cache.Locations(id, v.counts, nil)
 	return slices.ContainsFunc(all, func(l pack.Location) bool { return !v.isLost(l.Pack) }), err
 }
 
@@ -233,7 +233,7 @@ func (v *View) anyLost() bool {
 
 // Locate says where a chunk is. ErrMissing: no current segment names it.
 func (v *View) Locate(id chunk.ID) (pack.Location, error) {
-	loc, ok, err := v.cache.Lookup(id, v.counts)
+	loc, ok, err := v.cache.Lookup(id, v.counts, nil)
 	if err != nil {
 		return pack.Location{}, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
 	}
@@ -260,7 +260,7 @@ func (v *View) OpenChunk(dst []byte, loc pack.Location, sealed []byte) ([]byte, 
 
 // MetaChunk returns the verified bytes of a metadata chunk, from whichever pack has it.
 func (v *View) MetaChunk(ctx context.Context, id chunk.ID) ([]byte, error) {
-	all, err := v.cache.Locations(id, v.counts)
+	all, err := v.cache.Locations(id, v.counts, nil)
 	if err != nil {
 		return nil, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
 	}
