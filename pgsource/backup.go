@@ -22,7 +22,8 @@ type Backup struct {
 	StartTime time.Time   // the server's clock right before, UTC
 	Standby   bool        // of a standby
 
-	c *Cluster
+	c       *Cluster
+	stopped *StopInfo // guarded by c.mu; nil: it was not stopped, or that failed
 }
 
 // StopInfo is what the end of a backup brought.
@@ -191,6 +192,9 @@ func (b *Backup) Stop(ctx context.Context) (*StopInfo, error) {
 		_ = b.c.Close(ctx) // whatever state the server's backup is in, this ends it; the first error says why
 		return nil, fmt.Errorf("stop backup: %w", err)
 	}
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	b.stopped = s
 	return s, nil
 }
 

@@ -12,7 +12,8 @@
 // itself (do_pg_abort_backup), so nothing is left running however the program dies.
 //
 // After Start, Vouch says whether anything may be skipped that the last snapshot holds already, and Changes which blocks may not.
-// After the commit, SetLastSnapshot notes the new snapshot.
+// After the commit, SetLastSnapshot notes the new snapshot. A backup that could not be committed may be followed by another on the
+// same Cluster; VouchNext then vouches for what the first one read.
 //
 // On a standby: Start begins at the last restart point, which may lie far back, and asks for a new one, which only comes
 // about when a newer checkpoint record was replayed. The stop position is the standby's minimum recovery point. Its segment

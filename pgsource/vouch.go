@@ -27,6 +27,24 @@ func (b *Backup) Vouch(ctx context.Context, parent *snapshot.Manifest, repositor
 	return b.sameDirectory(parent, repositoryID)
 }
 
+// VouchNext is Vouch for a parent that was never committed, so that no file names it: the manifest of earlier, a backup that was
+// started and stopped on this very connection. The connection takes the place of LastBackupFile: it was there all the time, so it is
+// the same server still, which does not leave its directory. All else must be as Vouch wants it.
+//
+// Errors: as of Vouch.
+func (b *Backup) VouchNext(ctx context.Context, parent *snapshot.Manifest, earlier *Backup) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := b.sameCluster(parent); err != nil {
+		return err
+	}
+	if err := b.descends(parent); err != nil {
+		return err
+	}
+	return b.sameConnection(parent, earlier)
+}
+
 func notVouched(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrNotVouched}, args...)...)
 }
@@ -89,6 +107,24 @@ func (b *Backup) sameDirectory(parent *snapshot.Manifest, repositoryID string) e
 		return notVouched("%s in the data directory does not name a snapshot in this repository", LastBackupFile)
 	case last != parent.ID:
 		return notVouched("%s in the data directory names another snapshot, %s", LastBackupFile, last)
+	}
+	return nil
+}
+
+// sameConnection makes sure that parent is what earlier made, and that earlier ran on our connection, which nothing ever opens anew.
+func (b *Backup) sameConnection(parent *snapshot.Manifest, earlier *Backup) error {
+	if earlier.c != b.c {
+		return notVouched("it was taken over another connection")
+	}
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	if err := b.c.alive(); err != nil {
+		return err
+	}
+	s, w := earlier.stopped, parent.Window
+	if s == nil || w.Timeline != s.Timeline || w.StartLSN != s.StartLSN || w.StopTimeline != s.StopTimeline || w.StopLSN != s.StopLSN ||
+		!w.StartTime.Equal(earlier.StartTime) || !w.StopTime.Equal(s.StopTime) {
+		return notVouched("it is not what the backup before this one made")
 	}
 	return nil
 }

@@ -86,6 +86,51 @@ func TestVouchNeedsTheSameCluster(t *testing.T) {
 	mustNotVouch(t, s, p, "switched off since")
 }
 
+// A backup that could not be committed is named by no file. The next one on its connection may go by it all the same.
+func TestVouchNextNeedsTheConnectionOfTheBackupBefore(t *testing.T) {
+	s := running(t, "15", pgtest.Options{})
+	backUp(t, s, "committed")
+	c := connect(t, s)
+	earlier := start(t, c)
+	p := manifestOf("fenced", c, earlier, stop(t, earlier))
+	mustNotVouch(t, s, p, "names another snapshot, committed")
+
+	b := start(t, c)
+	if err := b.VouchNext(t.Context(), p, earlier); err != nil {
+		t.Error(err)
+	}
+	foreign := start(t, connect(t, s))
+	running := *b
+	changed := func(change func(*snapshot.Manifest)) *snapshot.Manifest {
+		m := *p
+		change(&m)
+		return &m
+	}
+	for _, c := range []struct {
+		why     string
+		b       *pgsource.Backup
+		parent  *snapshot.Manifest
+		earlier *pgsource.Backup
+	}{
+		{"another connection", foreign, p, earlier},
+		{"not what the backup before", b, p, &running},
+		{"not what the backup before", b, changed(func(m *snapshot.Manifest) { m.Window.StopTime = m.Window.StopTime.Add(1) }), earlier},
+		{"not what the backup before", b, changed(func(m *snapshot.Manifest) { m.Window.StopLSN-- }), earlier},
+		{"system identifier", b, changed(func(m *snapshot.Manifest) { m.Server.SystemID++ }), earlier},
+		{"this backup's start", b, changed(func(m *snapshot.Manifest) { m.Window.StopLSN += 1 << 30 }), earlier},
+	} {
+		if err := c.b.VouchNext(t.Context(), c.parent, c.earlier); !errors.Is(err, pgsource.ErrNotVouched) || !strings.Contains(err.Error(), c.why) {
+			t.Errorf("%v, want ... %s", err, c.why)
+		}
+	}
+	stop(t, foreign)
+	stop(t, b)
+	closeNow(t, c)
+	if err := b.VouchNext(t.Context(), p, earlier); !errors.Is(err, pgsource.ErrConnectionLost) {
+		t.Errorf("over a connection that is closed: %v", err)
+	}
+}
+
 // copyDir copies a data directory that nobody uses, with owners and times.
 func copyDir(t *testing.T, from string) string {
 	t.Helper()
