@@ -98,6 +98,38 @@ func (b *Builder) AddSession(s Session) (uint16, error) {
 // fails with ErrTooLarge if the pack is full, and with ErrFormat if the entry
 // breaks a rule of the format; then nothing was added.
 func (b *Builder) Add(e Entry, sealed []byte, digests []chunk.Digest) error {
+	if err := b.add(e, sealed, len(digests)); err != nil {
+		return err
+	}
+	for i := range digests {
+		b.prefixes = append(b.prefixes, digests[i][:chunk.PrefixSize]...)
+	}
+	return nil
+}
+
+// AddSealed is Add for a chunk of another pack, moved without being opened: e
+// is its entry there, but for Session, which is the index that AddSession of
+// this Builder gave for the session that sealed it. digests are those that
+// OpenDigests gave. A chunk is bound to its ID, session and nonce, and to no
+// pack. It fails with ErrFormat too if sealed is not of the entry's length:
+// nobody opens what is moved, so a chunk cut short would not be found.
+func (b *Builder) AddSealed(e Entry, sealed []byte, digests []chunk.Prefix) error {
+	if len(sealed) != int(e.Sealed) {
+		return fmt.Errorf("add chunk %s: %w", e.ID.Short(),
+			malformed("%d sealed bytes, and %d in its entry", len(sealed), e.Sealed))
+	}
+	if err := b.add(e, sealed, len(digests)); err != nil {
+		return err
+	}
+	for i := range digests {
+		b.prefixes = append(b.prefixes, digests[i][:]...)
+	}
+	return nil
+}
+
+// add appends all of a chunk but its digests, which the caller appends if it
+// succeeds.
+func (b *Builder) add(e Entry, sealed []byte, digests int) error {
 	if b.finished {
 		return fmt.Errorf("add chunk %s: the pack is finished", e.ID.Short())
 	}
@@ -111,15 +143,12 @@ func (b *Builder) Add(e Entry, sealed []byte, digests []chunk.Digest) error {
 	if err := b.dir.validateEntry(&e, int64(len(b.buf))); err != nil {
 		return fmt.Errorf("add chunk %s: %w", e.ID.Short(), err)
 	}
-	if len(digests) != e.Pages() {
+	if digests != e.Pages() {
 		return fmt.Errorf("add chunk %s: %w", e.ID.Short(),
-			malformed("%d digests for %d pages", len(digests), e.Pages()))
+			malformed("%d digests for %d pages", digests, e.Pages()))
 	}
 	b.reserve(len(sealed))
 	b.buf = append(b.buf, sealed...)
-	for i := range digests {
-		b.prefixes = append(b.prefixes, digests[i][:chunk.PrefixSize]...)
-	}
 	b.dir.Entries = append(b.dir.Entries, e)
 	return nil
 }
