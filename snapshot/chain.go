@@ -72,7 +72,7 @@ func (c *chain) load(ctx context.Context, f Fetcher, ref RecipeRef, depth int) e
 		return nil
 	}
 	if r.depth >= depth {
-		return fmt.Errorf("%w: patch of depth %d under one of depth %d", ErrInvalid, r.depth, depth)
+		return tooDeep(r.depth, depth)
 	}
 	if err := c.load(ctx, f, r.parent, r.depth); err != nil {
 		return err
