@@ -40,7 +40,7 @@ func (v *View) PageDigests(ctx context.Context, ids []chunk.ID, each func(id chu
 	todo = slices.Compact(todo)
 	bad := map[string]error{} // packs that do not have what the index says
 	for len(todo) > 0 {
-		groups, missing, err := v.cache.ByPack(todo, v.counts, func(key string) bool { return bad[key] != nil || v.isLost(key) })
+		groups, missing, err := v.cache.ByPack(todo, v.counts, func(key string) bool { return bad[key] != nil || v.isExcepted(key) })
 		if err != nil {
 			return err
 		}
@@ -50,7 +50,7 @@ func (v *View) PageDigests(ctx context.Context, ids []chunk.ID, each func(id chu
 		todo = todo[:0]
 		if err := v.groupDigests(ctx, groups, each, func(g *index.Group, left []chunk.ID, err error) {
 			bad[g.Key] = err
-			v.lose(g.Key)
+			v.Lose(g.Key)
 			todo = append(todo, left...)
 		}); err != nil {
 			return err

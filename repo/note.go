@@ -100,36 +100,15 @@ func (s *Session) Keep(keys ...chunk.ID) { s.notes.touch(keys...) }
 // certain packs is remembered, and then only these packs are looked for in the view.
 func (s *Session) Missing(ctx context.Context, recipe chunk.ID, ids func(context.Context) ([]chunk.ID, error)) ([]chunk.ID, error) {
 	s.notes.touch(recipe)
-	if s.view.anyLost() {
-		return s.missing(ctx, ids)
-	}
-	if ok, err := s.view.cache.Proven(recipe, s.view.counts, nil); err == nil && ok {
+	except := s.view.excepted()
+	if ok, err := s.view.cache.Proven(recipe, s.view.counts, except); err == nil && ok {
 		return nil, nil
 	}
 	all, err := ids(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return s.view.cache.Prove(recipe, all, s.view.counts, nil)
-}
-
-// missing is Missing where packs turned out to be lost: proofs do not know of that.
-func (s *Session) missing(ctx context.Context, ids func(context.Context) ([]chunk.ID, error)) ([]chunk.ID, error) {
-	all, err := ids(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var missing []chunk.ID
-	for _, id := range all {
-		there, err := s.view.has(id)
-		if err != nil {
-			return nil, err
-		}
-		if !there {
-			missing = append(missing, id)
-		}
-	}
-	return missing, nil
+	return s.view.cache.Prove(recipe, all, s.view.counts, except)
 }
 
 // sweepNotes forgets what this session had no use for. Only a committed session knows what that is.

@@ -16,6 +16,8 @@ const (
 	kindSession objectKind = "pgtsess\x01"
 	kindIndex   objectKind = "pgtindx\x01"
 	kindOutcome objectKind = "pgtsnap\x01"
+	kindGC      objectKind = "pgtgcru\x01"
+	kindMark    objectKind = "pgtmark\x01"
 )
 
 // aad binds a sealed object to its repository and its name, so that one object in another's place does not open.

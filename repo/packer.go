@@ -189,7 +189,7 @@ func (s *Session) upload(ctx context.Context) error {
 		if err := s.note(p, s.book.done); err != nil {
 			return err
 		}
-		if err := s.publish(ctx, false); err != nil {
+		if err := s.publish(ctx, whenDue); err != nil {
 			return err
 		}
 	}
@@ -313,11 +313,12 @@ func (b *book) wait(ctx context.Context) error {
 	}
 }
 
-// take returns the next segment to publish and its number, or nil if it is not time yet.
-func (b *book) take(now bool, clock time.Time) (*index.Segment, int) {
+// take returns the next segment to publish and its number, or nil if there is no occasion.
+func (b *book) take(why occasion, clock time.Time) (*index.Segment, int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.fresh.Packs) == 0 || !now && b.chunks < publishChunks && clock.Sub(b.last) < publishAfter {
+	due := b.chunks >= publishChunks || clock.Sub(b.last) >= publishAfter
+	if why != always && (len(b.fresh.Packs) == 0 || why == whenDue && !due) {
 		return nil, 0
 	}
 	s := b.fresh

@@ -360,6 +360,7 @@ func TestASessionThatSomeoneElseEndedDoesNotCommit(t *testing.T) {
 	}
 }
 
+// TestSegmentsOfFencedSessionsAreNotBelieved: by writers. What readers need of them may have been committed by others.
 func TestSegmentsOfFencedSessionsAreNotBelieved(t *testing.T) {
 	f := newFixture(t)
 	r := f.open(t, f.store)
@@ -384,15 +385,17 @@ func TestSegmentsOfFencedSessionsAreNotBelieved(t *testing.T) {
 		return f.store.Put(ctx, key, r.seal(kindOutcome, key, []byte(`{"version":1,"outcome":"FENCED","nonce":"other"}`)))
 	})
 	for _, dir := range []string{"", cache} {
-		v, err := r.OpenView(t.Context(), dir, "main")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := v.Locate(ids[0]); !errors.Is(err, ErrMissing) {
-			t.Errorf("cache %q: %v", dir, err)
-		}
-		if err := v.Close(); err != nil {
-			t.Fatal(err)
+		for who, want := range map[reader]error{forWriting: ErrMissing, forReading: nil} {
+			v, _, err := r.openView(t.Context(), dir, "main", who)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := v.Locate(ids[0]); !errors.Is(err, want) {
+				t.Errorf("cache %q, reader %d: %v", dir, who, err)
+			}
+			if err := v.Close(); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

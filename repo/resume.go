@@ -31,16 +31,20 @@ type leftover struct {
 // adopt looks for what the unfinished sessions of the cluster left since its newest snapshot, and makes all of it a part of the view and
 // of this session: packs that no segment names are named by this session's first. So a rerun of a killed backup uploads
 // no chunk twice, and does not depend on the session that was killed. A session that still runs may be among them: packs are
-// immutable, and it does not notice.
+// immutable, and it does not notice. Of a session that was fenced and is continued here it takes over everything in the same way. What a
+// prune deletes, or will, is left alone.
 func (s *Session) adopt(ctx context.Context, l *listing) error {
 	sids, err := s.repo.unfinished(ctx, l, s.opt.Cluster, s.sid)
 	if err != nil {
 		return fmt.Errorf("look for unfinished sessions: %w", err)
 	}
+	if f := s.opt.Former; f != "" && !slices.Contains(sids, f) {
+		sids = append(sids, f)
+	}
 	var found []leftover
 	for _, sid := range sids {
 		if err := s.repo.store.List(ctx, packsPrefix+sid+"/", func(i storage.Info) error {
-			if p, ok := parsePackKey(i.Key); ok {
+			if p, ok := parsePackKey(i.Key); ok && !s.view.isExcepted(i.Key) {
 				p.size = i.Size
 				found = append(found, p)
 			}
@@ -119,7 +123,7 @@ func (s *Session) adoptPacks(ctx context.Context, found []leftover) error {
 			return err
 		}
 		loose[i].held, loose[i].tail, loose[i].data = true, p.Size-p.End(), p.Kind == pack.Data
-		return s.publish(ctx, false) // so many that one segment would not hold them
+		return s.publish(ctx, whenDue) // so many that one segment would not hold them
 	})
 }
 
@@ -157,7 +161,7 @@ func (r *Repo) loosePack(ctx context.Context, key string, size int64) (*index.Pa
 func (r *Repo) unfinished(ctx context.Context, l *listing, cluster, self string) ([]string, error) {
 	var open []string
 	for sid := range l.sessions {
-		if _, ended := l.outcomes[sid]; !ended && sid != self {
+		if _, ended := l.outcomes[sid]; !ended && !l.run.resolved[sid] && sid != self {
 			open = append(open, sid)
 		}
 	}
@@ -189,7 +193,7 @@ func (r *Repo) unfinished(ctx context.Context, l *listing, cluster, self string)
 func (r *Repo) newestSnapshot(ctx context.Context, l *listing, cluster string, open []string) (string, error) {
 	var ended []string
 	for sid, key := range l.outcomes {
-		if l.sessions[sid] && len(open) > 0 && sid > open[0] && key == snapshotsPrefix+cluster+"/"+sid {
+		if l.run.counts(sid, l.sessions) && len(open) > 0 && sid > open[0] && key == snapshotsPrefix+cluster+"/"+sid {
 			ended = append(ended, sid)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/index"
 	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/pack"
 	"github.com/pgtrove/pgtrove/storage"
@@ -25,6 +26,7 @@ const (
 	indexPrefix     = "index/"
 	snapshotsPrefix = "snapshots/"
 	gcPrefix        = "gc/"
+	basePrefix      = "base/"
 
 	// publishAfter is how long finished packs may stay without an index segment that names them, and publishChunks
 	// how many chunks: both bound what a killed session leaves unfindable and what is kept in memory.
@@ -38,8 +40,11 @@ const (
 type SessionOptions struct {
 	Cluster  string
 	Host     string
-	CacheDir string // for the chunk index and notes; "" is a directory of its own for this session
+	CacheDir string // for the chunk index and notes; "" holds them in memory, for this session only
 	Now      func() time.Time
+	// Former is a session that was fenced and which this one continues (W6): what it uploaded is taken over as far as no
+	// prune has begun to delete it.
+	Former string
 }
 
 // announcement is the payload of sessions/<sid>.
@@ -49,7 +54,8 @@ type announcement struct {
 	Host    string    `json:"host"`
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
-	GC      uint64    `json:"gc"` // the newest gc/<n> seen before announcing; 0: none
+	GC      uint64    `json:"gc"`               // the newest gc/<n> seen before announcing; 0: none
+	Repack  bool      `json:"repack,omitempty"` // a prune's own session, which refers to nothing
 	Nonce   string    `json:"nonce"`
 }
 
@@ -66,6 +72,7 @@ const (
 	outcomeSnapshot = "SNAPSHOT"
 	outcomeFenced   = "FENCED"
 	outcomeAborted  = "ABORTED"
+	outcomeRepacked = "REPACKED"
 )
 
 // Session writes chunks and, at the end, commits. Everything a session uploads is invisible until Commit returns.
@@ -84,20 +91,24 @@ type Session struct {
 
 	leftovers []leftover // packs of data that unfinished sessions left; final when fn of Write begins
 
+	segments    sync.Mutex // held while a segment is written
+	unpublished error      // why one could not be written
+
 	publishing sync.Mutex // guards what the index says of packs against what the segment under way will say
 	segment    uint32     // the number in the local index of the segment under way
 	begun      bool       // it has one
 }
 
-// Write runs fn with a new session (W0 to W2 of the protocol in docs/design.md). A session that ends without
+// Write runs fn with a new session (W0 to W3 of docs/protocol.md). A session that ends without
 // Commit leaves no snapshot; what it uploaded is published as far as possible, so that the next session finds it.
+// ErrFenced, from Commit: a prune has ended the session; what is in the view of a new one need not be read again.
 func (r *Repo) Write(ctx context.Context, o SessionOptions, fn func(ctx context.Context, s *Session) error) (err error) {
-	s, err := r.announce(ctx, o)
+	s, err := r.announce(ctx, o, false)
 	if err != nil {
 		return err
 	}
 	var l *listing
-	if s.view, l, err = r.openView(ctx, o.CacheDir, o.Cluster); err != nil {
+	if s.view, l, err = r.openView(ctx, o.CacheDir, o.Cluster, forWriting); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.view.Close()) }()
@@ -110,8 +121,11 @@ func (r *Repo) Write(ctx context.Context, o SessionOptions, fn func(ctx context.
 	for range uploaders {
 		up.Go(func() error { return s.upload(upCtx) })
 	}
+	done := make(chan struct{})
+	up.Go(func() error { return s.stayAlive(upCtx, done) })
 	err = fn(upCtx, s)
 	close(s.full)
+	close(done)
 	if upErr := up.Wait(); upErr != nil {
 		err = upErr // the cause; fn saw only that the context had ended
 	}
@@ -124,9 +138,27 @@ func (r *Repo) Write(ctx context.Context, o SessionOptions, fn func(ctx context.
 	return err
 }
 
+// stayAlive publishes a segment at least every ten minutes, empty if need be: who is silent for long is taken for dead.
+func (s *Session) stayAlive(ctx context.Context, done <-chan struct{}) error {
+	ticker := time.NewTicker(publishAfter)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return nil // somebody else knows why
+		case <-ticker.C:
+			if err := s.publish(ctx, always); err != nil {
+				return err
+			}
+		}
+	}
+}
+
 // announce creates sessions/<sid> (W0). One attempt: when in doubt whether it was created, the caller begins anew.
-func (r *Repo) announce(ctx context.Context, o SessionOptions) (*Session, error) {
-	gc, err := r.newestGC(ctx)
+func (r *Repo) announce(ctx context.Context, o SessionOptions, repack bool) (*Session, error) {
+	gc, err := r.newestNumber(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +168,7 @@ func (r *Repo) announce(ctx context.Context, o SessionOptions) (*Session, error)
 	if err != nil {
 		return nil, err
 	}
-	a := announcement{Version: 1, Cluster: o.Cluster, Host: o.Host, PID: os.Getpid(), Started: now, GC: gc, Nonce: newNonce()}
+	a := announcement{Version: 1, Cluster: o.Cluster, Host: o.Host, PID: os.Getpid(), Started: now, GC: gc, Repack: repack, Nonce: newNonce()}
 	text, err := json.Marshal(a)
 	if err != nil {
 		return nil, err
@@ -157,15 +189,6 @@ func newNonce() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:])
 	return hex.EncodeToString(b[:])
-}
-
-// newestGC returns the number of the newest prune run, 0 where there was none. This version of the program does not
-// know what a prune run says, and so must not write into a repository that had one.
-func (r *Repo) newestGC(ctx context.Context) (uint64, error) {
-	err := r.store.List(ctx, gcPrefix, func(i storage.Info) error {
-		return fmt.Errorf("%w: %s was written by a newer program", ErrVersion, i.Key)
-	})
-	return 0, err
 }
 
 // MetaChunk returns the verified bytes of a metadata chunk of the view.
@@ -202,36 +225,61 @@ func (s *Session) Flush(ctx context.Context) error {
 	if err := s.book.wait(ctx); err != nil {
 		return err
 	}
-	return s.publish(ctx, true)
+	return s.publish(ctx, whatThereIs)
 }
 
-// Commit makes manifest the session's outcome (W4, W5). ErrFenced: someone else ended the session first.
+// Commit makes manifest the session's outcome (W4, W5). ErrFenced: a prune ended the session first.
 func (s *Session) Commit(ctx context.Context, manifest []byte) error {
 	if err := s.Flush(ctx); err != nil {
 		return err
 	}
+	key := s.outcomeKey()
 	o := outcome{Version: 1, Outcome: outcomeSnapshot, Nonce: newNonce(), Manifest: manifest}
+	if err := s.repo.end(ctx, key, &o); err != nil {
+		return fmt.Errorf("commit %s: %w", key, err)
+	}
+	s.book.committed = true
+	if err := s.confirm(ctx); err != nil {
+		return fmt.Errorf("confirm commit of %s: %w", s.sid, err)
+	}
+	return nil
+}
+
+// end creates a session's outcome. ErrFenced: it has another one already.
+func (r *Repo) end(ctx context.Context, key string, o *outcome) error {
 	text, err := json.Marshal(o)
 	if err != nil {
 		return err
 	}
-	key := s.outcomeKey()
-	if err := s.repo.store.Put(ctx, key, s.repo.seal(kindOutcome, key, text)); err != nil {
-		// Taken, or our own answer was lost: the nonce tells.
-		there, readErr := s.repo.outcome(ctx, key)
-		switch {
-		case readErr != nil:
-			return fmt.Errorf("commit %s: %w", key, err)
-		case there.Nonce != o.Nonce:
-			return fmt.Errorf("commit %s: %w", key, ErrFenced)
-		}
+	err = r.store.Put(ctx, key, r.seal(kindOutcome, key, text))
+	if err == nil {
+		return nil
 	}
-	s.book.committed = true
-	session := sessionsPrefix + s.sid
-	if _, err := s.repo.get(ctx, kindSession, session); errors.Is(err, storage.ErrNotExist) {
-		return fmt.Errorf("commit %s: %w", key, ErrFenced)
-	} else if err != nil {
-		return fmt.Errorf("confirm commit: %w", err)
+	// Taken, or our own answer was lost: the nonce tells.
+	there, readErr := r.outcome(ctx, key)
+	switch {
+	case readErr != nil:
+		return err
+	case there.Nonce != o.Nonce:
+		return ErrFenced
+	}
+	return nil
+}
+
+// confirm makes sure that the commit counts (W5). A session that is gone was fenced, and its outcome deleted too, before the
+// commit created it anew; or a prune has seen the commit already, and says so.
+func (s *Session) confirm(ctx context.Context) error {
+	_, err := s.repo.get(ctx, kindSession, sessionsPrefix+s.sid)
+	if err == nil || !errors.Is(err, storage.ErrNotExist) {
+		return err
+	}
+	run, err := s.repo.newestRun(ctx)
+	if err != nil {
+		return err
+	}
+	if !run.valid[s.sid] {
+		s.book.committed = false
+		return ErrFenced
 	}
 	return nil
 }
@@ -256,14 +304,29 @@ func (r *Repo) outcome(ctx context.Context, key string) (*outcome, error) {
 func (s *Session) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	_ = s.publish(ctx, true)
+	_ = s.publish(ctx, whatThereIs)
 }
 
-// publish writes an index segment for the packs that have none (W3), when it is time or when asked.
-func (s *Session) publish(ctx context.Context, now bool) error {
+// occasion is why an index segment is published, or not.
+type occasion int
+
+const (
+	whenDue     occasion = iota // if ten minutes have passed, or packs enough are waiting
+	whatThereIs                 // if any pack waits
+	always                      // as a sign of life
+)
+
+// publish writes an index segment for the packs that have none (W3). When it returns nil for whatThereIs, every pack noted before the
+// call is named by a segment that is durable, whoever wrote it.
+func (s *Session) publish(ctx context.Context, why occasion) error {
+	s.segments.Lock()
+	defer s.segments.Unlock()
+	if s.unpublished != nil {
+		return s.unpublished // packs that no segment names must not be committed
+	}
 	s.publishing.Lock()
-	segment, n := s.book.take(now, s.opt.Now())
-	number := s.segment
+	segment, n := s.book.take(why, s.opt.Now())
+	number, named := s.segment, s.begun
 	if segment != nil {
 		s.begun = false
 	}
@@ -271,6 +334,12 @@ func (s *Session) publish(ctx context.Context, now bool) error {
 	if segment == nil {
 		return nil
 	}
+	s.unpublished = s.writeSegment(ctx, segment, n, number, named)
+	return s.unpublished
+}
+
+// writeSegment publishes the session's n-th segment. named says that the local index has its packs under number.
+func (s *Session) writeSegment(ctx context.Context, segment *index.Segment, n int, number uint32, named bool) error {
 	text, err := segment.Marshal()
 	if err != nil {
 		return err
@@ -281,6 +350,9 @@ func (s *Session) publish(ctx context.Context, now bool) error {
 		return fmt.Errorf("publish index: %w", err)
 	}
 	s.book.count(len(object))
+	if !named {
+		return nil
+	}
 	if err := s.view.cache.Finish(number, key); err != nil {
 		return fmt.Errorf("note index segment: %w", err)
 	}

@@ -3,7 +3,8 @@ package repo
 import (
 	"context"
 	"errors"
-	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/pgtrove/pgtrove/storage"
@@ -11,48 +12,69 @@ import (
 
 // Commit is the payload of a committed session.
 type Commit struct {
-	Cluster  string
-	ID       string
-	Manifest []byte
-	Err      error // the object is there but does not open or parse; Manifest is nil
+	Cluster   string
+	ID        string
+	Manifest  []byte
+	Err       error // the object is there but does not open or parse; Manifest is nil
+	Pinned    bool  // nothing removes it
+	Forgotten bool  // a person asked for its removal; the next prune sees to it, unless it is pinned
 }
 
 // Commits calls fn for every committed session of a cluster, or of all clusters where cluster is "", in order of
-// name: by cluster, and in each by the time of the session. A session without the object sessions/<sid> does not
-// count; a commit that is damaged is reported, not passed over.
+// name: by cluster, and in each by the time of the session. Which count docs/protocol.md says; those that are forgotten and not pinned are
+// left out. A commit that is damaged is reported, not passed over.
 func (r *Repo) Commits(ctx context.Context, cluster string, fn func(Commit) error) error {
-	prefix := snapshotsPrefix
-	if cluster != "" {
-		prefix += cluster + "/"
-	}
-	var names []string
-	if err := r.store.List(ctx, prefix, func(i storage.Info) error {
-		names = append(names, i.Key)
-		return nil
-	}); err != nil {
-		return fmt.Errorf("list snapshots: %w", err)
+	return r.AllCommits(ctx, cluster, func(c Commit) error {
+		if c.Forgotten && !c.Pinned {
+			return nil
+		}
+		return fn(c)
+	})
+}
+
+// AllCommits is Commits, with those that are forgotten but not yet removed.
+func (r *Repo) AllCommits(ctx context.Context, cluster string, fn func(Commit) error) error {
+	outcomes, err := r.outcomes(ctx)
+	if err != nil {
+		return err
 	}
 	sessions, err := r.sessions(ctx)
 	if err != nil {
 		return err
 	}
-	for _, key := range names {
-		cluster, sid, ok := strings.Cut(strings.TrimPrefix(key, snapshotsPrefix), "/")
-		if !ok || !sessions[sid] {
+	// In this order: a prune deletes the session of a snapshot that it lists as valid, after it has said so.
+	run, err := r.newestRun(ctx)
+	if err != nil {
+		return err
+	}
+	marks, err := r.marks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Values(outcomes)) {
+		where, sid, ok := strings.Cut(strings.TrimPrefix(key, snapshotsPrefix), "/")
+		if !ok || where == pruneCluster || cluster != "" && where != cluster {
 			continue
 		}
+		// Expired and pinned: a pin that the run did not see. The next one will.
+		if !run.counts(sid, sessions) && !(run.expired(sid) && marks.pinned[sid]) {
+			continue
+		}
+		c := Commit{Cluster: where, ID: sid, Pinned: marks.pinned[sid], Forgotten: marks.forgotten[sid]}
 		o, err := r.outcome(ctx, key)
 		switch {
 		case errors.Is(err, storage.ErrNotExist):
 			continue // removed since
 		case errors.Is(err, ErrDamaged):
-			err = fn(Commit{Cluster: cluster, ID: sid, Err: err})
+			c.Err = err
 		case err != nil:
 			return err
-		case o.Outcome == outcomeSnapshot:
-			err = fn(Commit{Cluster: cluster, ID: sid, Manifest: o.Manifest})
+		case o.Outcome != outcomeSnapshot:
+			continue
+		default:
+			c.Manifest = o.Manifest
 		}
-		if err != nil {
+		if err := fn(c); err != nil {
 			return err
 		}
 	}

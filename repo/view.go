@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/pgtrove/pgtrove/chunk"
@@ -19,115 +18,56 @@ import (
 // View is the chunk index as it was when it was opened: which chunks there are, and where. Close it after use. It is
 // safe for concurrent use.
 type View struct {
-	repo     *Repo
-	cache    *index.Cache
-	temp     string // directory to remove on Close
+	repo    *Repo
+	who     reader
+	cache   *index.Cache
+	temp    string // directory to remove on Close
+	digests digestCache
+
 	mu       sync.RWMutex
 	segments map[uint32]bool // those that count, by number in the cache
+	barred   map[string]bool // packs that are about to be deleted, by key; a writer's view only
 	lost     map[string]bool // packs that turned out to be gone or damaged, by key: what they held is not there
-	digests  digestCache
 }
 
 // OpenView loads the index. What the cluster's cache in cacheDir already knows of it is not fetched again; a cache that is
 // missing, locked by another process, damaged or not writable costs time and nothing else. It holds the index of all clusters:
-// it is one per cluster because it holds their notes too, and so that the backups of two clusters do not wait for each other.
+// it is one per cluster because it holds their notes too, and so that the backups of two clusters do not wait for each other. Without
+// a cacheDir the index is held in memory, which is for small repositories.
 func (r *Repo) OpenView(ctx context.Context, cacheDir, cluster string) (*View, error) {
-	v, _, err := r.openView(ctx, cacheDir, cluster)
+	v, _, err := r.openView(ctx, cacheDir, cluster, forReading)
 	return v, err
 }
 
-func (r *Repo) openView(ctx context.Context, cacheDir, cluster string) (*View, *listing, error) {
-	l, err := r.currentSegments(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
+func (r *Repo) openView(ctx context.Context, cacheDir, cluster string, who reader) (*View, *listing, error) {
 	path := ""
 	if cacheDir != "" && storage.CheckPart(cluster) == nil {
 		path = filepath.Join(cacheDir, r.config.ID, cluster)
 	}
-	v, err := r.loadView(ctx, path, l.segments)
+	open := func(path string) (*View, *listing, error) {
+		v := &View{repo: r, who: who}
+		if err := v.openCache(path, cacheDir == ""); err != nil {
+			return nil, nil, err
+		}
+		l, err := v.load(ctx)
+		if err != nil {
+			return nil, nil, errors.Join(err, v.Close())
+		}
+		return v, l, nil
+	}
+	v, l, err := open(path)
 	if path != "" && (errors.Is(err, index.ErrCache) || errors.Is(err, index.ErrNoSpace)) {
-		v, err = r.loadView(ctx, "", l.segments) // beside it, in a place that is removed afterwards
+		v, l, err = open("") // beside it, in a place that is removed afterwards
 	}
 	return v, l, err
 }
 
-func (r *Repo) loadView(ctx context.Context, path string, names []string) (*View, error) {
-	v := &View{repo: r, segments: map[uint32]bool{}}
-	if err := v.openCache(path); err != nil {
-		return nil, err
-	}
-	if err := v.load(ctx, names); err != nil {
-		return nil, errors.Join(err, v.Close())
-	}
-	return v, nil
-}
-
-// listing is what the storage showed when a view was opened.
-type listing struct {
-	segments []string          // names of the index segments that count
-	sessions map[string]bool   // IDs
-	outcomes map[string]string // session ID to key
-}
-
-// currentSegments says which index segments count (W1): their session exists, and did not end fenced or aborted.
-// Outcomes are looked up after the segments were listed.
-func (r *Repo) currentSegments(ctx context.Context) (*listing, error) {
-	l := &listing{outcomes: map[string]string{}}
-	var names []string
-	if err := r.store.List(ctx, indexPrefix, func(i storage.Info) error {
-		names = append(names, i.Key)
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("list index: %w", err)
-	}
-	var err error
-	if l.sessions, err = r.sessions(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.store.List(ctx, snapshotsPrefix, func(i storage.Info) error {
-		l.outcomes[i.Key[strings.LastIndexByte(i.Key, '/')+1:]] = i.Key
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
-	}
-	void := map[string]bool{}
-	for _, name := range names {
-		sid, _, _ := strings.Cut(strings.TrimPrefix(name, indexPrefix), "/")
-		if !l.sessions[sid] {
-			continue
-		}
-		if key, ended := l.outcomes[sid]; ended {
-			if _, known := void[sid]; !known {
-				o, err := r.outcome(ctx, key)
-				if err != nil && !errors.Is(err, ErrDamaged) {
-					return nil, err
-				}
-				// A damaged outcome says nothing of the chunks, which are verified one by one.
-				void[sid] = err == nil && (o.Outcome == outcomeFenced || o.Outcome == outcomeAborted)
-			}
-		}
-		if !void[sid] {
-			l.segments = append(l.segments, name)
-		}
-	}
-	return l, nil
-}
-
-func (r *Repo) sessions(ctx context.Context) (map[string]bool, error) {
-	sessions := map[string]bool{}
-	err := r.store.List(ctx, sessionsPrefix, func(i storage.Info) error {
-		sessions[strings.TrimPrefix(i.Key, sessionsPrefix)] = true
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list sessions: %w", err)
-	}
-	return sessions, nil
-}
-
 // openCache opens the cache in the directory path, or where that does not work, in one that is removed afterwards.
-func (v *View) openCache(path string) error {
+func (v *View) openCache(path string, inMemory bool) (err error) {
+	if inMemory {
+		v.cache, err = index.OpenMemory(v.repo.config.ID)
+		return err
+	}
 	if path != "" {
 		if err := os.MkdirAll(path, 0o700); err == nil {
 			if v.cache, err = index.OpenCache(path, v.repo.config.ID); err == nil {
@@ -146,26 +86,75 @@ func (v *View) openCache(path string) error {
 	return nil
 }
 
-func (v *View) load(ctx context.Context, names []string) error {
+// Reload looks at the repository again: what prunes have moved is found where it stands now, and packs that were lost are
+// looked for once more. The listing of who reads is complete: a prune that ends meanwhile makes it look again.
+func (v *View) Reload(ctx context.Context) error {
+	_, err := v.load(ctx)
+	return err
+}
+
+// load makes the view what the repository shows now, or leaves it as it was.
+func (v *View) load(ctx context.Context) (*listing, error) {
+	for {
+		l, err := v.repo.list(ctx, v.who)
+		if err != nil {
+			return nil, err
+		}
+		segments, err := v.loadSegments(ctx, l.segments)
+		gone := errors.Is(err, storage.ErrNotExist)
+		if err != nil && !gone {
+			return nil, err
+		}
+		newest, again := v.repo.newestNumber(ctx)
+		switch {
+		case again != nil:
+			return nil, again
+		case newest != l.run.Number:
+			continue
+		case gone: // no prune deleted it
+			return nil, fmt.Errorf("%w: %w", ErrMissing, err)
+		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.segments, v.lost, v.barred = segments, nil, nil
+		if v.who == forWriting {
+			v.barred = l.run.barred()
+		}
+		return l, nil
+	}
+}
+
+// loadSegments brings segments into the cache and returns their numbers. storage.ErrNotExist: one is gone.
+func (v *View) loadSegments(ctx context.Context, names []string) (map[uint32]bool, error) {
 	loaded := v.cache.Loaded()
+	numbers := make(map[uint32]bool, len(names))
 	for _, name := range names {
 		n, ok := loaded[name]
 		if !ok {
-			text, err := v.repo.get(ctx, kindIndex, name)
+			segment, err := v.repo.segment(ctx, name)
 			if err != nil {
-				return fmt.Errorf("load index: %w", err)
-			}
-			segment, err := index.Parse(text)
-			if err != nil {
-				return asDamage(name, err)
+				return nil, fmt.Errorf("load index: %w", err)
 			}
 			if n, err = v.cache.Add(name, segment); err != nil {
-				return fmt.Errorf("cache index segment %s: %w", name, err)
+				return nil, fmt.Errorf("cache index segment %s: %w", name, err)
 			}
 		}
-		v.segments[n] = true
+		numbers[n] = true
 	}
-	return nil
+	return numbers, nil
+}
+
+// segment reads an index segment, or a shard of the base.
+func (r *Repo) segment(ctx context.Context, name string) (*index.Segment, error) {
+	text, err := r.get(ctx, kindIndex, name)
+	if err != nil {
+		return nil, err
+	}
+	s, err := index.Parse(text)
+	if err != nil {
+		return nil, asDamage(name, err)
+	}
+	return s, nil
 }
 
 // Close releases the cache.
@@ -199,18 +188,30 @@ func (v *View) counts(n uint32) bool {
 	return v.segments[n]
 }
 
-func (v *View) has(id chunk.ID) (bool, error) {
-	if !v.anyLost() {
-		_, ok, err := v.cache.Lookup(id, v.counts, nil)
-		return ok, err
+// excepted gives the test for packs that do not count although the index names them; nil where there are none.
+func (v *View) excepted() func(key string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if len(v.barred)+len(v.lost) == 0 {
+		return nil
 	}
-	all, err := v.cache.Locations(id, v.counts, nil)
-	return slices.ContainsFunc(all, func(l pack.Location) bool { return !v.isLost(l.Pack) }), err
+	return v.isExcepted
 }
 
-// lose notes that a pack is gone or damaged. Its chunks count as not stored from now on, so that a session stores them again instead
-// of referring to what nobody can read.
-func (v *View) lose(key string) {
+func (v *View) isExcepted(key string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.barred[key] || v.lost[key]
+}
+
+func (v *View) has(id chunk.ID) (bool, error) {
+	_, ok, err := v.cache.Lookup(id, v.counts, v.excepted())
+	return ok, err
+}
+
+// Lose notes that a pack turned out to be gone or damaged. Its chunks count as not stored from now on: Locate gives another place, and a
+// session stores them again instead of referring to what nobody can read.
+func (v *View) Lose(key string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.lost == nil {
@@ -219,21 +220,9 @@ func (v *View) lose(key string) {
 	v.lost[key] = true
 }
 
-func (v *View) isLost(key string) bool {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return v.lost[key]
-}
-
-func (v *View) anyLost() bool {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return len(v.lost) > 0
-}
-
-// Locate says where a chunk is. ErrMissing: no current segment names it.
+// Locate says where a chunk is. ErrMissing: no current segment names it, or only packs that are lost.
 func (v *View) Locate(id chunk.ID) (pack.Location, error) {
-	loc, ok, err := v.cache.Lookup(id, v.counts, nil)
+	loc, ok, err := v.cache.Lookup(id, v.counts, v.excepted())
 	if err != nil {
 		return pack.Location{}, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
 	}
@@ -260,7 +249,7 @@ func (v *View) OpenChunk(dst []byte, loc pack.Location, sealed []byte) ([]byte, 
 
 // MetaChunk returns the verified bytes of a metadata chunk, from whichever pack has it.
 func (v *View) MetaChunk(ctx context.Context, id chunk.ID) ([]byte, error) {
-	all, err := v.cache.Locations(id, v.counts, nil)
+	all, err := v.cache.Locations(id, v.counts, v.excepted())
 	if err != nil {
 		return nil, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
 	}
@@ -273,7 +262,7 @@ func (v *View) MetaChunk(ctx context.Context, id chunk.ID) ([]byte, error) {
 		if !isLoss(err) {
 			return nil, err
 		}
-		v.lose(loc.Pack)
+		v.Lose(loc.Pack)
 		failed = err
 	}
 	return nil, failed

@@ -1,0 +1,165 @@
+package repo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// gcRun is the payload of gc/<n>: all that one prune run decided, created at once. The newest one is the truth about what
+// counts; docs/protocol.md says why that is enough.
+type gcRun struct {
+	Version   int       `json:"version"`
+	Number    uint64    `json:"number"`
+	Nonce     string    `json:"nonce"`
+	Host      string    `json:"host"`
+	Time      time.Time `json:"time"`
+	Valid     []kept    `json:"valid"`     // snapshots that count
+	Expired   []named   `json:"expired"`   // snapshots that counted until this run
+	Resolved  []string  `json:"resolved"`  // sessions that had an outcome
+	Bases     []baseRef `json:"bases"`     // the compacted index
+	Sweep     []string  `json:"sweep"`     // packs that this run deletes
+	Condemned []string  `json:"condemned"` // packs that the next run deletes, unless somebody needs them
+
+	valid, resolved map[string]bool // made by index
+}
+
+// named is a snapshot.
+type named struct {
+	Cluster string `json:"cluster"`
+	ID      string `json:"id"`
+}
+
+func (n named) key() string { return snapshotsPrefix + n.Cluster + "/" + n.ID }
+
+// kept is a snapshot that counts. KeptSince is its age for retention: when the storage said that it was committed, fixed by the first run
+// that lists it. So neither a host's clock nor a copied bucket makes a snapshot older than it is.
+type kept struct {
+	named
+	KeptSince time.Time `json:"kept_since"`
+}
+
+// baseRef is a shard of the compacted index: an index segment under base/.
+type baseRef struct {
+	Key    string `json:"key"`
+	Chunks int    `json:"chunks"`
+}
+
+const (
+	gcVersion = 1
+	gcDigits  = 10 // so that names sort as numbers do
+)
+
+func gcKey(n uint64) string { return fmt.Sprintf("%s%0*d", gcPrefix, gcDigits, n) }
+
+func parseNumber(s string) (uint64, bool) {
+	n, err := strconv.ParseUint(s, 10, 64)
+	return n, err == nil && len(s) == gcDigits && n > 0
+}
+
+func (g *gcRun) index() {
+	g.valid, g.resolved = map[string]bool{}, map[string]bool{}
+	for _, v := range g.Valid {
+		g.valid[v.ID] = true
+	}
+	for _, sid := range g.Resolved {
+		g.resolved[sid] = true
+	}
+}
+
+// expired says whether the run ended the snapshot.
+func (g *gcRun) expired(sid string) bool {
+	return slices.ContainsFunc(g.Expired, func(n named) bool { return n.ID == sid })
+}
+
+func (g *gcRun) marshal() ([]byte, error) { return json.Marshal(g) }
+
+func (g *gcRun) validate() error {
+	for _, v := range g.Valid {
+		if err := storage.CheckKey(v.key()); err != nil {
+			return err
+		}
+	}
+	for _, e := range g.Expired {
+		if err := storage.CheckKey(e.key()); err != nil {
+			return err
+		}
+	}
+	for _, b := range g.Bases {
+		if !strings.HasPrefix(b.Key, basePrefix) {
+			return fmt.Errorf("base %q", b.Key)
+		}
+	}
+	for _, key := range slices.Concat(g.Sweep, g.Condemned) {
+		if _, ok := parsePackKey(key); !ok || !strings.HasPrefix(key, packsPrefix) {
+			return fmt.Errorf("pack %q", key)
+		}
+	}
+	return nil
+}
+
+// newestNumber returns the number of the newest prune run, 0 where there was none.
+func (r *Repo) newestNumber(ctx context.Context) (uint64, error) {
+	newest := uint64(0)
+	err := r.store.List(ctx, gcPrefix, func(i storage.Info) error {
+		n, ok := parseNumber(strings.TrimPrefix(i.Key, gcPrefix))
+		if !ok {
+			return fmt.Errorf("%w: %s is no name of a prune run", ErrDamaged, i.Key)
+		}
+		newest = max(newest, n)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("list prune runs: %w", err)
+	}
+	return newest, nil
+}
+
+// newestRun returns what the newest prune run decided; the zero run, number 0, where there was none.
+func (r *Repo) newestRun(ctx context.Context) (*gcRun, error) {
+	last := uint64(0)
+	for {
+		n, err := r.newestNumber(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			g := &gcRun{Version: gcVersion}
+			g.index()
+			return g, nil
+		}
+		g, err := r.run(ctx, n)
+		if errors.Is(err, storage.ErrNotExist) && n != last {
+			last = n // deleted by a newer one in between
+			continue
+		}
+		return g, err
+	}
+}
+
+func (r *Repo) run(ctx context.Context, n uint64) (*gcRun, error) {
+	key := gcKey(n)
+	b, err := r.get(ctx, kindGC, key)
+	if err != nil {
+		return nil, err
+	}
+	var g gcRun
+	if err := json.Unmarshal(b, &g); err != nil {
+		return nil, fmt.Errorf("%w: %s does not say what a prune run says", ErrDamaged, key)
+	}
+	if g.Version != gcVersion {
+		return nil, fmt.Errorf("%w: %s has version %d", ErrVersion, key, g.Version)
+	}
+	if err := g.validate(); err != nil || g.Number != n {
+		return nil, fmt.Errorf("%w: %s, number %d: %v", ErrDamaged, key, g.Number, err)
+	}
+	g.index()
+	return &g, nil
+}

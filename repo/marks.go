@@ -1,0 +1,166 @@
+package repo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// A person's requests are objects of their own, named by the snapshot: forget/<sid> and pins/<sid>. Writers' credentials cannot
+// create them.
+const (
+	forgetPrefix = "forget/"
+	pinsPrefix   = "pins/"
+)
+
+var (
+	// ErrPinned says that a snapshot is pinned, so that nothing removes it.
+	ErrPinned = errors.New("snapshot is pinned")
+	// ErrNotCounted says that a snapshot does not exist, or not any more.
+	ErrNotCounted = errors.New("no such snapshot, or a prune has removed it")
+)
+
+// mark is the payload of a request.
+type mark struct {
+	Version int       `json:"version"`
+	Time    time.Time `json:"time"`
+	Host    string    `json:"host"`
+}
+
+// marks are the requests by the snapshot's ID.
+type marks struct{ forgotten, pinned map[string]bool }
+
+// hidden says whether a person asked to forget the snapshot. A pin wins.
+func (m *marks) hidden(sid string) bool { return m.forgotten[sid] && !m.pinned[sid] }
+
+func (r *Repo) marks(ctx context.Context) (*marks, error) {
+	m := &marks{forgotten: map[string]bool{}, pinned: map[string]bool{}}
+	for prefix, set := range map[string]map[string]bool{forgetPrefix: m.forgotten, pinsPrefix: m.pinned} {
+		if err := r.store.List(ctx, prefix, func(i storage.Info) error {
+			set[strings.TrimPrefix(i.Key, prefix)] = true
+			return nil
+		}); err != nil {
+			return nil, fmt.Errorf("list %s: %w", prefix, err)
+		}
+	}
+	return m, nil
+}
+
+// Forget hides a snapshot, given by its full ID, from now on; the next prune removes it. Until that, Pin brings it back. It may be one that
+// is gone already: then it tells the prune that this is known. ErrPinned.
+func (r *Repo) Forget(ctx context.Context, id string) error {
+	m, err := r.marks(ctx)
+	if err != nil {
+		return err
+	}
+	if m.pinned[id] {
+		return fmt.Errorf("forget %s: %w", id, ErrPinned)
+	}
+	return r.request(ctx, forgetPrefix+id)
+}
+
+// Pin keeps a snapshot, given by its full ID, whatever policy or request there is. It returns nil only if no prune can
+// remove the snapshot any more: a run under way that has not seen the pin may end it, but deletes nothing of it, and readers and the
+// next run go by the pin. ErrNotCounted.
+func (r *Repo) Pin(ctx context.Context, id string) error {
+	if err := r.mustCount(ctx, id); err != nil {
+		return fmt.Errorf("pin %s: %w", id, err)
+	}
+	if err := r.request(ctx, pinsPrefix+id); err != nil {
+		return err
+	}
+	// Only now: a run that began before may have removed it for good in between.
+	if err := r.mustCount(ctx, id); err != nil {
+		return fmt.Errorf("pin %s: %w", id, err)
+	}
+	return nil
+}
+
+// Unpin takes a pin back. ErrNotCounted: the snapshot has none.
+func (r *Repo) Unpin(ctx context.Context, id string) error {
+	m, err := r.marks(ctx)
+	if err != nil {
+		return err
+	}
+	if !m.pinned[id] {
+		return fmt.Errorf("unpin %s: %w", id, ErrNotCounted)
+	}
+	return r.store.Delete(ctx, pinsPrefix+id)
+}
+
+// request creates a mark. One that is there already is as good.
+func (r *Repo) request(ctx context.Context, key string) error {
+	host, _ := os.Hostname() // for people
+	text, err := json.Marshal(mark{Version: 1, Time: time.Now().UTC(), Host: host})
+	if err != nil {
+		return err
+	}
+	if err := r.store.Put(ctx, key, r.seal(kindMark, key, text)); err != nil && !errors.Is(err, storage.ErrExist) {
+		return fmt.Errorf("write %s: %w", key, err)
+	}
+	return nil
+}
+
+// mustCount says whether the newest prune run lets a snapshot count, whatever was asked for: ErrNotCounted if not.
+func (r *Repo) mustCount(ctx context.Context, id string) error {
+	for {
+		outcomes, err := r.outcomes(ctx)
+		if err != nil {
+			return err
+		}
+		sessions, err := r.sessions(ctx)
+		if err != nil {
+			return err
+		}
+		run, err := r.newestRun(ctx)
+		if err != nil {
+			return err
+		}
+		key, there := outcomes[id]
+		if !there || !run.counts(id, sessions) {
+			return ErrNotCounted
+		}
+		o, err := r.outcome(ctx, key)
+		gone := errors.Is(err, storage.ErrNotExist)
+		switch {
+		case err == nil && o.Outcome != outcomeSnapshot:
+			return ErrNotCounted
+		case err != nil && !gone && !errors.Is(err, ErrDamaged):
+			return err
+		}
+		again, err := r.newestNumber(ctx)
+		switch {
+		case err != nil:
+			return err
+		case again != run.Number: // look again
+		case gone:
+			return ErrNotCounted
+		default:
+			return nil
+		}
+	}
+}
+
+// counts is the rule of what a snapshot is: the newest run lists it, or its session is there and no run has looked at it yet.
+// sessions must have been listed before the run was read.
+func (g *gcRun) counts(sid string, sessions map[string]bool) bool {
+	return g.valid[sid] || sessions[sid] && !g.resolved[sid]
+}
+
+// outcomes lists what sessions ended as: the key by the session's ID.
+func (r *Repo) outcomes(ctx context.Context) (map[string]string, error) {
+	all := map[string]string{}
+	if err := r.store.List(ctx, snapshotsPrefix, func(i storage.Info) error {
+		all[i.Key[strings.LastIndexByte(i.Key, '/')+1:]] = i.Key
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	return all, nil
+}

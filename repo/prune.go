@@ -1,0 +1,198 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/index"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+const (
+	// pruneCluster stands where other sessions' clusters stand, in names and caches. No cluster can be called so.
+	pruneCluster = "_prune"
+
+	defaultFenceAfter = 24 * time.Hour
+	// maxSessionAge is when a session is too old to be waited for, whatever it does.
+	maxSessionAge = 7 * 24 * time.Hour
+)
+
+// PruneOptions of Prune.
+type PruneOptions struct {
+	Host       string
+	CacheDir   string // as for OpenView
+	Now        func() time.Time
+	FenceAfter time.Duration // an unfinished session that wrote nothing for so long is taken for dead; 0: 24 hours
+	MaxRepack  int64         // bytes of packs that one run reads to repack them; 0: none
+	MaxDelete  float64       // largest share of the bytes of all packs that may be deleted at once, 0 to 1
+	DryRun     bool          // nothing is written, only the report made
+	Mark       Marker
+}
+
+// Marker calls live for every chunk, of data and of metadata, that restoring the snapshots reads; more than once does no harm.
+// A *LossError says that some of it could not be found out because of damage, and of nothing else; any other error ends the prune.
+type Marker func(ctx context.Context, v *View, snapshots []Commit, live func(chunk.ID)) error
+
+// LossError says what a Marker could not read. Everything else was marked.
+type LossError struct{ Losses []error }
+
+func (e *LossError) Error() string { return errors.Join(e.Losses...).Error() }
+
+// Unwrap gives errors.Is and errors.As all of them.
+func (e *LossError) Unwrap() []error { return e.Losses }
+
+// Amount is a number of packs and their bytes.
+type Amount struct {
+	Packs int
+	Bytes int64
+}
+
+func (a *Amount) add(bytes int64) {
+	a.Packs++
+	a.Bytes += bytes
+}
+
+// PruneReport says what a run did, or, dry, would do.
+type PruneReport struct {
+	Run      uint64 // its number
+	Valid    int    // snapshots that stay
+	Expired  []Commit
+	Returned []Commit // that the last run had expired, and that are pinned now
+	Fenced   []Unfinished
+
+	Stored    Amount // all packs, before
+	Swept     Amount // deleted now
+	Condemned Amount // deleted by the next run, unless somebody needs them by then
+	Repacked  Amount // the part of Condemned of which what is alive was copied
+	Rescued   Amount // condemned by the last run, and needed after all
+
+	Locked  []string // objects that the storage refuses to delete
+	Damage  []error  // as long as there is any, no pack is deleted
+	Stopped bool     // a newer run has begun to clean up, so this one left it to that
+}
+
+// Unfinished is a session without an outcome.
+type Unfinished struct {
+	ID, Cluster, Host string
+	PID               int
+	Started           time.Time // by its own clock
+	LastSeen          time.Time // when, by the storage's clock, it last wrote something
+	Repack            bool      // a prune's
+
+	stated uint64
+}
+
+// BlockedError says that sessions may still use what the run would delete.
+type BlockedError struct{ Sessions []Unfinished }
+
+func (e *BlockedError) Error() string {
+	return fmt.Sprintf("prune: %d unfinished sessions may use what it would delete, the first is %s of %s", len(e.Sessions), e.Sessions[0].ID, e.Sessions[0].Host)
+}
+
+// VanishedError says that snapshots are gone that no request and no policy explains.
+type VanishedError struct{ Snapshots []Commit } // Cluster and ID only
+
+func (e *VanishedError) Error() string {
+	return fmt.Sprintf("prune: %d snapshots are gone that nobody forgot, the first is %s of cluster %s", len(e.Snapshots), e.Snapshots[0].ID, e.Snapshots[0].Cluster)
+}
+
+// TooMuchError says that the run would delete more at once than it may.
+type TooMuchError struct {
+	Swept, Stored Amount
+	Limit         float64
+}
+
+func (e *TooMuchError) Error() string {
+	return fmt.Sprintf("prune: it would delete %d of %d bytes, which is more than %.0f %%", e.Swept.Bytes, e.Stored.Bytes, e.Limit*100)
+}
+
+// ErrOvertaken says that another prune run came first. This one deleted nothing.
+var ErrOvertaken = errors.New("another prune run came first")
+
+// pruner is one run. Its fields are filled in the order of the steps.
+type pruner struct {
+	*Repo
+	o      PruneOptions
+	report *PruneReport
+
+	last     *gcRun               // P0
+	packs    map[string]int64     // P1: size by key
+	began    map[string]time.Time // P1: when the storage saw each session announced
+	seen     map[string]time.Time // P1: when the storage last saw anything of each session
+	fencing  map[string]bool      // P2: sessions that this run ends
+	marks    *marks               // P3
+	outcomes map[string]storage.Info
+	sessions map[string]bool
+	run      *gcRun // what P7 publishes
+	staying  []Commit
+	leaving  []Commit
+	void     []string // keys of outcomes without effect
+	view     *View    // P4
+	index    *listing
+	fresh    map[string]int64 // the packs once more: size by key
+	live     *index.Set
+	needed   *index.Set // by what leaves
+	survey   *survey
+}
+
+// Prune removes what no snapshot needs (P0 to P8 of docs/protocol.md). Any number may run at once, beside any number of writers, on any
+// host: one of them wins, and what it deletes nobody needs. A pack is deleted by the run after the one that condemned it.
+//
+// It reads metadata only, so a writer's keys are enough. Errors: *BlockedError, *VanishedError, *TooMuchError, ErrOvertaken; then, as with any other
+// error, no pack was deleted and no snapshot removed. The report is also made with a *TooMuchError.
+func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err error) {
+	if o.FenceAfter == 0 {
+		o.FenceAfter = defaultFenceAfter
+	}
+	p := &pruner{Repo: r, o: o, report: &PruneReport{}}
+	if p.last, err = r.newestRun(ctx); err != nil { // P0
+		return nil, err
+	}
+	p.report.Run = p.last.Number + 1
+	if err := p.look(ctx); err != nil { // P1
+		return nil, err
+	}
+	if err := p.endSessions(ctx); err != nil { // P2
+		return nil, err
+	}
+	if err := p.judge(ctx); err != nil { // P3
+		return nil, err
+	}
+	if err := p.openIndex(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.view.Close()) }()
+	if err := p.plan(ctx); err != nil { // P4
+		return nil, err
+	}
+	if s := p.report; float64(s.Swept.Bytes) > o.MaxDelete*float64(s.Stored.Bytes) {
+		return s, &TooMuchError{Swept: s.Swept, Stored: s.Stored, Limit: o.MaxDelete}
+	}
+	if o.DryRun {
+		return p.report, nil
+	}
+	if err := p.repack(ctx); err != nil { // P5
+		return nil, err
+	}
+	if err := p.writeBase(ctx); err != nil { // P6
+		return nil, err
+	}
+	if err := p.publish(ctx); err != nil { // P7
+		return nil, err
+	}
+	return p.report, p.sweep(ctx) // P8
+}
+
+// openIndex loads what is known of all packs.
+func (p *pruner) openIndex(ctx context.Context) (err error) {
+	if p.view, p.index, err = p.openView(ctx, p.o.CacheDir, pruneCluster, forReading); err != nil {
+		return err
+	}
+	if p.index.run.Number != p.last.Number {
+		return errors.Join(ErrOvertaken, p.view.Close())
+	}
+	return nil
+}

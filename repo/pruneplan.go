@@ -1,0 +1,261 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/index"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// repackBelow is the share of a pack's bytes that must be alive, or it is repacked.
+const repackBelow = 0.5
+
+// survey is what a run finds out about packs, by their number in the local index.
+type survey struct {
+	packs    map[uint32]*surveyed
+	byKey    map[string]*surveyed
+	chunks   int             // alive, and found in a pack that is there
+	repacked map[string]bool // packs of which what is alive is copied
+}
+
+type surveyed struct {
+	key       string
+	there     bool // the storage shows it, and in its full length
+	condemned bool // by the last run
+	rescued   bool // and needed after all
+	alive     int64
+}
+
+// usable says whether what stands in the pack stays.
+func (s *surveyed) usable() bool { return s.there && (!s.condemned || s.rescued) }
+
+// plan marks what is alive and decides which packs go now, and which with the next run (P4).
+func (p *pruner) plan(ctx context.Context) error {
+	if err := p.mark(ctx); err != nil {
+		return err
+	}
+	// Listed after the index was loaded: a pack that the index names is in it, or is gone.
+	p.fresh = map[string]int64{}
+	if err := p.store.List(ctx, packsPrefix, func(i storage.Info) error {
+		p.fresh[i.Key] = i.Size
+		p.report.Stored.add(i.Size)
+		return nil
+	}); err != nil {
+		return fmt.Errorf("list packs: %w", err)
+	}
+	if err := p.find(); err != nil {
+		return err
+	}
+	if p.survey.chunks < p.live.Len() {
+		if err := p.tellMissing(ctx); err != nil {
+			return err
+		}
+	}
+	p.decide()
+	return nil
+}
+
+// mark collects what the snapshots need: those that stay, and those that leave with this run, which a pin may still bring back.
+func (p *pruner) mark(ctx context.Context) error {
+	p.live, p.needed = index.NewSet(0), index.NewSet(0)
+	readable := func(all []Commit) (good []Commit) {
+		for _, c := range all {
+			if c.Err == nil {
+				good = append(good, c)
+			}
+		}
+		return good
+	}
+	for _, c := range p.staying {
+		if c.Err != nil {
+			p.report.Damage = append(p.report.Damage, fmt.Errorf("snapshot %s of cluster %s: %w", c.ID, c.Cluster, c.Err))
+		}
+	}
+	var lost *LossError
+	err := p.o.Mark(ctx, p.view, readable(p.staying), func(id chunk.ID) { p.live.Add(id) })
+	if errors.As(err, &lost) {
+		p.report.Damage = append(p.report.Damage, lost.Losses...)
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("mark what is alive: %w", err)
+	}
+	if len(p.leaving) == 0 {
+		return nil
+	}
+	err = p.o.Mark(ctx, p.view, readable(p.leaving), func(id chunk.ID) {
+		if !p.live.Has(id) {
+			p.needed.Add(id)
+		}
+	})
+	if err != nil && !errors.As(err, &lost) { // what was lost of those that leave is nobody's concern
+		return fmt.Errorf("mark what leaves: %w", err)
+	}
+	return nil
+}
+
+// find looks up where everything alive is, in one pass over the index, and rescues packs that the last run condemned and that
+// hold the only copy of something.
+func (p *pruner) find() error {
+	s := &survey{packs: map[uint32]*surveyed{}, byKey: map[string]*surveyed{}, repacked: map[string]bool{}}
+	p.survey = s
+	condemned := map[string]bool{}
+	for _, key := range p.last.Condemned {
+		condemned[key] = true
+	}
+	if err := p.view.cache.Packs(p.view.counts, func(h index.Held) error {
+		k := s.byKey[h.Key]
+		if k == nil {
+			k = &surveyed{key: h.Key, condemned: condemned[h.Key]}
+			s.byKey[h.Key] = k
+		}
+		size, there := p.fresh[h.Key]
+		k.there = k.there || there && size == h.Size
+		s.packs[h.Number] = k
+		return nil
+	}); err != nil {
+		return err
+	}
+	return p.view.cache.Survey(p.view.counts, func(id chunk.ID, places []index.Place) error {
+		alive := p.live.Has(id)
+		if !alive && !p.needed.Has(id) {
+			return nil
+		}
+		best, place := s.choose(places)
+		if best == nil {
+			return nil
+		}
+		best.rescued = best.rescued || best.condemned
+		if alive {
+			best.alive += int64(place.Sealed)
+			s.chunks++
+		}
+		return nil
+	})
+}
+
+// choose picks the place of a chunk that counts: in a pack that stays anyway if there is one, and of several in the newest, so
+// that repacking, when it was interrupted, is not done again. nil: it is in no pack that is there.
+func (s *survey) choose(places []index.Place) (best *surveyed, place index.Place) {
+	for _, pl := range places {
+		k := s.packs[pl.Pack]
+		if k == nil || !k.there {
+			continue
+		}
+		if best == nil || k.usable() && !best.usable() || k.usable() == best.usable() && k.key > best.key {
+			best, place = k, pl
+		}
+	}
+	return best, place
+}
+
+// tellMissing reports which snapshots lack chunks.
+func (p *pruner) tellMissing(ctx context.Context) error {
+	placed := index.NewSet(0)
+	if err := p.view.cache.Survey(p.view.counts, func(id chunk.ID, places []index.Place) error {
+		if k, _ := p.survey.choose(places); k != nil {
+			placed.Add(id)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, c := range p.staying {
+		if c.Err != nil {
+			continue
+		}
+		missing := map[chunk.ID]bool{}
+		var lost *LossError
+		err := p.o.Mark(ctx, p.view, []Commit{c}, func(id chunk.ID) {
+			if !placed.Has(id) {
+				missing[id] = true
+			}
+		})
+		if err != nil && !errors.As(err, &lost) {
+			return fmt.Errorf("mark what is alive: %w", err)
+		}
+		if len(missing) > 0 {
+			p.report.Damage = append(p.report.Damage, fmt.Errorf("%w: snapshot %s of cluster %s lacks %d chunks", ErrMissing, c.ID, c.Cluster, len(missing)))
+		}
+	}
+	return nil
+}
+
+// decide fills the run's lists of packs. Where something is lost, nothing is deleted, and nothing new is condemned: what looks dead may be
+// all that is left of it.
+func (p *pruner) decide() {
+	if len(p.report.Damage) > 0 {
+		return
+	}
+	sweep := map[string]bool{}
+	for _, key := range p.last.Condemned {
+		size, there := p.fresh[key]
+		if !there {
+			continue
+		}
+		if k := p.survey.byKey[key]; k != nil && k.rescued {
+			p.report.Rescued.add(size)
+			continue
+		}
+		sweep[key] = true
+		p.report.Swept.add(size)
+	}
+	p.run.Sweep = append(p.run.Sweep, slices.Sorted(maps.Keys(sweep))...)
+	var partly []*surveyed
+	for key := range p.packs {
+		_, there := p.fresh[key]
+		if !there || sweep[key] || !p.mayGo(key) {
+			continue
+		}
+		k := p.survey.byKey[key]
+		switch {
+		case k == nil || k.alive == 0:
+			p.condemn(key)
+		case k.there && float64(k.alive) < repackBelow*float64(p.fresh[key]):
+			partly = append(partly, k)
+		}
+	}
+	p.chooseRepack(partly)
+}
+
+// spare takes back what decide chose.
+func (p *pruner) spare() {
+	p.run.Sweep, p.run.Condemned = []string{}, []string{}
+	p.report.Swept, p.report.Condemned, p.report.Repacked = Amount{}, Amount{}, Amount{}
+}
+
+func (p *pruner) condemn(key string) {
+	p.run.Condemned = append(p.run.Condemned, key)
+	p.report.Condemned.add(p.fresh[key])
+}
+
+// mayGo says whether this run may judge a pack: its session is resolved, or was gone before the packs were listed. What a session that goes
+// on has uploaded belongs to a snapshot to come.
+func (p *pruner) mayGo(key string) bool {
+	k, _ := parsePackKey(key)
+	_, announced := p.began[k.sid]
+	return p.run.resolved[k.sid] || !announced
+}
+
+// chooseRepack takes the emptiest packs first, as far as the budget goes.
+func (p *pruner) chooseRepack(partly []*surveyed) {
+	share := func(k *surveyed) float64 { return float64(k.alive) / float64(p.fresh[k.key]) }
+	slices.SortFunc(partly, func(a, b *surveyed) int { return cmp.Or(cmp.Compare(share(a), share(b)), cmp.Compare(a.key, b.key)) })
+	left := p.o.MaxRepack
+	for _, k := range partly {
+		size := p.fresh[k.key]
+		if size > left {
+			continue
+		}
+		left -= size
+		p.survey.repacked[k.key] = true
+		p.report.Repacked.add(size)
+		p.condemn(k.key)
+	}
+}
