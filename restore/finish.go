@@ -222,7 +222,7 @@ func (r *runner) controlFile(ctx context.Context) ([]byte, error) {
 const maxSmall = 1 << 20
 
 // readFile reads a small file of a snapshot.
-func readFile(ctx context.Context, c Chunks, e *snapshot.Entry) ([]byte, error) {
+func readFile(ctx context.Context, c *source, e *snapshot.Entry) ([]byte, error) {
 	if e.Size > maxSmall {
 		return nil, fmt.Errorf("%w: %s has %d bytes", ErrMismatch, e.Path, e.Size)
 	}
@@ -231,7 +231,7 @@ func readFile(ctx context.Context, c Chunks, e *snapshot.Entry) ([]byte, error) 
 		return nil, err
 	}
 	p := newPlan()
-	if _, err := p.add(c, 0, e.Size, extents); err != nil {
+	if _, err := p.add(ctx, c, 0, e.Size, extents); err != nil {
 		return nil, err
 	}
 	b := make([]byte, e.Size)

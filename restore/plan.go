@@ -2,6 +2,7 @@ package restore
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 
@@ -37,7 +38,7 @@ type plan struct {
 func newPlan() *plan { return &plan{index: map[chunk.ID]uint32{}, packs: map[string]string{}} }
 
 // add plans the parts of one file and returns how many of its bytes are zero pages, which no chunk holds.
-func (p *plan) add(c Chunks, file uint32, size int64, extents []snapshot.Extent) (zeros int64, err error) {
+func (p *plan) add(ctx context.Context, c *source, file uint32, size int64, extents []snapshot.Extent) (zeros int64, err error) {
 	at := int64(0)
 	for i := range extents {
 		e := &extents[i]
@@ -47,7 +48,7 @@ func (p *plan) add(c Chunks, file uint32, size int64, extents []snapshot.Extent)
 			at += n
 			continue
 		}
-		k, err := p.locate(c, e.ID)
+		k, err := p.locate(ctx, c, e.ID)
 		if err != nil {
 			return 0, err
 		}
@@ -64,11 +65,11 @@ func (p *plan) add(c Chunks, file uint32, size int64, extents []snapshot.Extent)
 	return zeros, nil
 }
 
-func (p *plan) locate(c Chunks, id chunk.ID) (uint32, error) {
+func (p *plan) locate(ctx context.Context, c *source, id chunk.ID) (uint32, error) {
 	if k, ok := p.index[id]; ok {
 		return k, nil
 	}
-	loc, err := c.Locate(id)
+	loc, err := c.locate(ctx, id)
 	if err != nil {
 		return 0, err
 	}

@@ -28,6 +28,9 @@ type Options struct {
 	WAL      []string
 	FetchWAL func(ctx context.Context, name string) ([]byte, error)
 	Events   Events
+	// IsDamage tells errors that say something of what is stored, such as a pack that is gone, from those that do not, such as an
+	// outage. What is lost so is looked for elsewhere if the chunks are Renewable. Nil: it is not.
+	IsDamage func(error) bool
 }
 
 // Events tell how far a restore is. Any may be nil. They are called from several goroutines.
@@ -68,7 +71,7 @@ func Run(ctx context.Context, c Chunks, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{c: c, o: &o, limits: ordinaryLimits(), layout: l, report: &Report{Dir: d.dir}}
+	r := &runner{c: newSource(c, o.IsDamage), o: &o, limits: ordinaryLimits(), layout: l, report: &Report{Dir: d.dir}}
 	err = r.run(ctx)
 	if closeErr := l.close(); err == nil && closeErr != nil {
 		err = closeErr
@@ -81,7 +84,7 @@ func Run(ctx context.Context, c Chunks, o Options) (*Report, error) {
 
 // runner is one restore on its way.
 type runner struct {
-	c      Chunks
+	c      *source
 	o      *Options
 	limits limits
 	layout *layout
@@ -260,7 +263,7 @@ func (r *runner) load(ctx context.Context) error {
 		return err
 	}
 	for i, e := range entries {
-		zeros, err := r.batch.plan.add(r.c, uint32(first+i), e.Size, recipes[i])
+		zeros, err := r.batch.plan.add(ctx, r.c, uint32(first+i), e.Size, recipes[i])
 		if err != nil {
 			return fmt.Errorf("restore %s: %w", e.Path, err)
 		}

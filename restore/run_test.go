@@ -142,7 +142,7 @@ func TestAClusterLargerThanAPlanIsRestoredInSeveral(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := &runner{c: c.repo, o: &o, limits: limits{uses: 40, files: 11, recipes: 4, bytes: 100 * 8192}, layout: l, report: &Report{Dir: d.dir}}
+	run := &runner{c: newSource(c.repo, nil), o: &o, limits: limits{uses: 40, files: 11, recipes: 4, bytes: 100 * 8192}, layout: l, report: &Report{Dir: d.dir}}
 	if err := errors.Join(run.run(t.Context()), l.close()); err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,9 @@ type VerifyOptions struct {
 	Jobs      int  // packs in work at once; 0: one
 	// IsDamage tells errors that say something of what is stored from those, such as an outage, that do not. Required.
 	IsDamage func(error) bool
-	Events   VerifyEvents
+	// Counts says whether a snapshot still counts, by its ID: one that was removed meanwhile is not damaged. Nil: all do.
+	Counts func(ctx context.Context, id string) (bool, error)
+	Events VerifyEvents
 }
 
 // VerifyEvents tell how far it is. Any may be nil. Read is called from several goroutines.
@@ -50,6 +52,7 @@ type VerifyReport struct {
 	Packs     int
 	Bytes     int64 // of the packs
 	Damage    []Damage
+	Removed   []string // IDs of snapshots that were removed meanwhile, and are not in the other figures
 }
 
 // Damage is something that is not as it should be, and whom it concerns.
@@ -71,23 +74,14 @@ const packsPrefix = "packs/"
 // the pack's own directory, and every pack is in the listing, of the right length. With ReadData every byte is read,
 // opened and compared with its name, each once however many snapshots share it. It goes on after damage; an error is
 // returned only for what says nothing of the repository.
+//
+// Prunes may move chunks and delete packs meanwhile. So if the chunks are Renewable, nothing is called damaged that is sound, or gone
+// with its snapshot, by an index that was loaded after it was found.
 func Verify(ctx context.Context, c Chunks, p Packs, o VerifyOptions) (*VerifyReport, error) {
-	v := &verifier{c: c, p: p, o: o, report: &VerifyReport{Snapshots: len(o.Snapshots)},
-		packs: map[string]*checked{}, seen: map[recipeKey]struct{}{}, bad: map[string]*Damage{}}
+	v := &verifier{c: c, p: p, o: o, report: &VerifyReport{}}
 	v.marks.marker = v
 	v.marks.Chunks = c
-	for _, m := range o.Snapshots {
-		if o.Events.Snapshot != nil {
-			o.Events.Snapshot(m.ID)
-		}
-		if err := v.references(ctx, m); err != nil {
-			return nil, fmt.Errorf("verify snapshot %s: %w", m.ID, err)
-		}
-	}
-	if err := v.listing(ctx); err != nil {
-		return nil, err
-	}
-	if err := v.contents(ctx); err != nil {
+	if err := v.run(ctx); err != nil {
 		return nil, err
 	}
 	if err := v.blame(ctx); err != nil {
@@ -106,6 +100,8 @@ type verifier struct {
 	o      VerifyOptions
 	marks  marks
 	report *VerifyReport
+	sound  map[string]*checked // packs that were found good in an earlier round
+	later  bool                // this is not the first round
 
 	mu    sync.Mutex
 	packs map[string]*checked
@@ -267,7 +263,7 @@ func (v *verifier) listing(ctx context.Context) error {
 		v.report.Packs++
 		v.report.Bytes += p.size
 	}
-	if v.o.Events.Packs != nil {
+	if v.o.Events.Packs != nil && !v.later {
 		v.o.Events.Packs(v.report.Packs, v.report.Bytes)
 	}
 	return nil
@@ -279,6 +275,9 @@ func (v *verifier) contents(ctx context.Context) error {
 	g.SetLimit(max(v.o.Jobs, 1))
 	for _, key := range slices.Sorted(maps.Keys(v.packs)) {
 		p := v.packs[key]
+		if was := v.sound[key]; was != nil && was.size == p.size && maps.Equal(was.chunks, p.chunks) {
+			continue
+		}
 		if p.size == 0 {
 			p.broken = true
 			_ = v.damaged(key, fmt.Errorf("%w: the pack is missing", ErrMismatch))

@@ -55,7 +55,7 @@ func (v *verifier) pack(ctx context.Context, key string, p *checked) error {
 }
 
 func (v *verifier) read(n int64) {
-	if v.o.Events.Read != nil {
+	if v.o.Events.Read != nil && !v.later {
 		v.o.Events.Read(n)
 	}
 }
