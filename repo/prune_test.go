@@ -407,6 +407,27 @@ func TestDamageStopsDeletingAndNothingElse(t *testing.T) {
 	check(t, r, ids, pieces(13, 4))
 }
 
+func TestAnUnreadableSessionKeepsEverythingFromBeingDeleted(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	sid, _ := backup(t, r, pieces(18, 4))
+	must(t, r.Forget(t.Context(), sid))
+	prune(t, r, pruning())
+	const bad = sessionsPrefix + "20000101T000000Z-0123456789abcdef"
+	must(t, f.store.Put(t.Context(), bad, []byte("rot")))
+	report := prune(t, r, pruning())
+	if len(report.Damage) != 1 || !strings.Contains(report.Damage[0].Error(), bad) || report.Swept.Packs > 0 {
+		t.Fatalf("%+v", report)
+	}
+	must(t, f.store.Delete(t.Context(), bad))
+	for range 3 {
+		prune(t, r, pruning())
+	}
+	if n := list(t, f.store, packsPrefix); len(n) > 0 {
+		t.Errorf("left: %v", n)
+	}
+}
+
 func TestObjectsThatTheStorageKeepsAreReportedAndLeft(t *testing.T) {
 	f := newFixture(t)
 	plain := f.open(t, f.store)

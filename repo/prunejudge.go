@@ -62,13 +62,12 @@ func (p *pruner) endSessions(ctx context.Context) error {
 			continue
 		}
 		u, err := p.unfinishedSession(ctx, sid)
-		if errors.Is(err, storage.ErrNotExist) {
-			continue // another run has resolved it
-		}
-		if err != nil {
-			return err
-		}
 		switch {
+		case errors.Is(err, storage.ErrNotExist): // another run has resolved it
+		case isLoss(err): // what it may use nobody knows, so nothing is deleted as long as it is there
+			p.report.Damage = append(p.report.Damage, fmt.Errorf("%w; remove it once no backup runs that began before %s", err, p.seen[sid].UTC().Format(time.RFC3339)))
+		case err != nil:
+			return err
 		case p.isDead(u):
 			dead = append(dead, *u)
 		case u.stated < p.last.Number && !u.Repack:
