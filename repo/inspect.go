@@ -8,18 +8,33 @@ import (
 	"github.com/pgtrove/pgtrove/storage"
 )
 
-// Payload returns what is sealed in a session, an index segment or an outcome, for people to look at. Packs and archive
+// Payload returns what is sealed in an object, for people to look at: in a session, an index segment or a shard of the compacted index, an
+// outcome, a prune run, or a request to forget or to pin. Packs and archive
 // files have directories instead (PackDirectory, ArchiveHeader), config is plain (Config), and a key bundle is read
 // with Raw. ErrMissing: there is no such object, or none of these kinds is called so.
 func (r *Repo) Payload(ctx context.Context, key string) ([]byte, error) {
 	for prefix, kind := range map[string]objectKind{
-		sessionsPrefix: kindSession, indexPrefix: kindIndex, snapshotsPrefix: kindOutcome,
+		sessionsPrefix: kindSession, indexPrefix: kindIndex, basePrefix: kindIndex, snapshotsPrefix: kindOutcome,
+		gcPrefix: kindGC, forgetPrefix: kindMark, pinsPrefix: kindMark,
 	} {
 		if strings.HasPrefix(key, prefix) {
 			return r.get(ctx, kind, key)
 		}
 	}
-	return nil, fmt.Errorf("%w: %s is not a session's, an index segment's or an outcome's name", ErrMissing, key)
+	return nil, fmt.Errorf("%w: %s is not the name of a sealed object", ErrMissing, key)
+}
+
+// LastValid lists the snapshots that counted by the newest prune run, whether they are still there or not: Cluster and ID only.
+func (r *Repo) LastValid(ctx context.Context) ([]Commit, error) {
+	run, err := r.newestRun(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []Commit
+	for _, v := range run.Valid {
+		all = append(all, Commit{Cluster: v.Cluster, ID: v.ID})
+	}
+	return all, nil
 }
 
 // Raw returns the bytes of an object as they are stored.

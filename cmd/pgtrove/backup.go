@@ -119,12 +119,23 @@ func (a *app) backup(ctx context.Context, o *backupOptions) error {
 	host, _ := os.Hostname() // only a note in the manifest
 	b := &backupRun{app: a, o: o, repo: r, cluster: cluster, name: name, host: host, begun: begun}
 	session := repo.SessionOptions{Cluster: name, Host: host, CacheDir: a.cacheDir(), Now: time.Now}
-	if err := r.Write(ctx, session, b.run); err != nil {
-		return err
+	for tries := 0; ; tries++ {
+		err := r.Write(ctx, session, b.run)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, repo.ErrFenced) || b.fenced == nil || tries == maxReruns {
+			return err
+		}
+		a.out.warn("session %s was fenced by a prune (silent for too long?); continuing in a new one", b.fenced.manifest.ID)
+		session.Former = b.fenced.manifest.ID
 	}
 	b.leaveMark(b.manifest.ID)
 	return b.show()
 }
+
+// maxReruns is how often a backup that was fenced begins anew. Each time it has less to do.
+const maxReruns = 3
 
 func (a *app) connect(ctx context.Context) (*pgsource.Cluster, error) {
 	c, err := pgsource.Connect(ctx, pgsource.Options{
@@ -151,17 +162,24 @@ type backupRun struct {
 
 	begun    time.Time
 	took     time.Duration // from the first file to the last
+	held     bool          // the server keeps its WAL for us
+	fenced   *fenced       // the session before this one, which ended without effect; nil: there was none
 	base     *baseline
 	manifest *snapshot.Manifest
 	walNote  string // what the summary says of the WAL
 }
 
+// fenced is a backup that a prune ended before it could commit. It was complete otherwise, so the next one is an increment to it.
+type fenced struct {
+	manifest *snapshot.Manifest
+	backup   *pgsource.Backup
+}
+
 // run takes the snapshot within a session and commits it.
 func (b *backupRun) run(ctx context.Context, s *repo.Session) error {
-	var held bool
-	if b.o.wal == walAuto || b.o.wal == walInclude {
+	if (b.o.wal == walAuto || b.o.wal == walInclude) && !b.held {
 		var err error
-		if held, err = b.cluster.HoldWAL(ctx); err != nil {
+		if b.held, err = b.cluster.HoldWAL(ctx); err != nil {
 			return err
 		}
 	}
@@ -172,7 +190,7 @@ func (b *backupRun) run(ctx context.Context, s *repo.Session) error {
 	}
 	b.out.detail("backup %s starts at %s on timeline %d", s.ID(), backup.StartLSN, uint32(backup.Timeline))
 	keeper := newWALKeeper(b, backup)
-	keeper.held = held
+	keeper.held = b.held
 	var result *snapshot.Result
 	err = backup.Guard(ctx, func(ctx context.Context) error {
 		g, ctx := errgroup.WithContext(ctx)
@@ -270,6 +288,9 @@ func (b *backupRun) commit(ctx context.Context, s *repo.Session, backup *pgsourc
 		return err
 	}
 	if err := s.Commit(ctx, text); err != nil {
+		if errors.Is(err, repo.ErrFenced) {
+			b.fenced = &fenced{m, backup}
+		}
 		return err
 	}
 	b.manifest = m

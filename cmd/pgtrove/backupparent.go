@@ -29,14 +29,18 @@ type baseline struct {
 
 // findBaseline looks what there is to compare with. What is not there, or lost, costs time and nothing else.
 func (b *backupRun) findBaseline(ctx context.Context, s *repo.Session, backup *pgsource.Backup) (*baseline, error) {
-	l := &baseline{}
-	var err error
-	if l.manifest, err = b.chooseParent(ctx); err != nil {
+	l, err := b.ownBaseline(ctx, s)
+	if err != nil {
 		return nil, err
+	}
+	if l.manifest == nil {
+		if l.manifest, err = b.chooseParent(ctx); err != nil {
+			return nil, err
+		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		if l.manifest != nil {
+		if l.manifest != nil && l.parent == nil {
 			l.parent, err = b.loadParent(gctx, s, l.manifest)
 		}
 		return err
@@ -61,6 +65,26 @@ func (b *backupRun) findBaseline(ctx context.Context, s *repo.Session, backup *p
 		l.parent.Trusted = true
 	}
 	return l, nil
+}
+
+// ownBaseline is what this run itself has just read, if that was fenced, as far as it is there still: a prune may have condemned its
+// listing with the rest. What is compared is found by the listing, but what is referred to is looked up in the session's view.
+func (b *backupRun) ownBaseline(ctx context.Context, s *repo.Session) (*baseline, error) {
+	if b.fenced == nil {
+		return &baseline{}, nil
+	}
+	m := b.fenced.manifest
+	p, err := snapshot.LoadParent(ctx, m, s)
+	if isLoss(err) {
+		b.out.detail("session %s cannot be built upon: %v", m.ID, err)
+		b.fenced = nil
+		return &baseline{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.IsLoss = isLoss
+	return &baseline{manifest: m, parent: p}, nil
 }
 
 // chooseParent returns the newest snapshot of this cluster; nil if there is none.
@@ -125,7 +149,7 @@ func (b *backupRun) askServer(ctx context.Context, l *baseline, backup *pgsource
 		l.readsFiles = "--paranoid asks for it"
 		return nil
 	}
-	switch err := backup.Vouch(ctx, l.manifest, b.repo.Config().ID); {
+	switch err := b.vouch(ctx, l.manifest, backup); {
 	case errors.Is(err, pgsource.ErrNotVouched):
 		l.readsFiles = err.Error()
 		return nil
@@ -142,6 +166,13 @@ func (b *backupRun) askServer(ctx context.Context, l *baseline, backup *pgsource
 		return nil
 	}
 	return err
+}
+
+func (b *backupRun) vouch(ctx context.Context, parent *snapshot.Manifest, backup *pgsource.Backup) error {
+	if b.fenced != nil {
+		return backup.VouchNext(ctx, parent, b.fenced.backup)
+	}
+	return backup.Vouch(ctx, parent, b.repo.Config().ID)
 }
 
 // lost tells that a file is stored as if it were new.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/pgtrove/pgtrove/repo"
@@ -10,14 +11,19 @@ import (
 
 // catalog is what a repository holds of snapshots.
 type catalog struct {
-	snapshots []*snapshot.Manifest // by stop time
-	damaged   []error              // of commits that do not open, each naming its object
+	snapshots []*snapshot.Manifest // by stop time; without those that are forgotten
+	damaged   []error              // of commits that do not open, each naming its object; forgotten ones are no loss
+	commits   []repo.Commit        // all of them, those that are forgotten or damaged too, by cluster and ID
 }
 
 // loadCatalog reads the manifests of one cluster, or of all where cluster is "".
 func loadCatalog(ctx context.Context, r *repo.Repo, cluster string) (*catalog, error) {
 	c := &catalog{}
-	err := r.Commits(ctx, cluster, func(commit repo.Commit) error {
+	err := r.AllCommits(ctx, cluster, func(commit repo.Commit) error {
+		c.commits = append(c.commits, commit)
+		if hidden(commit) {
+			return nil
+		}
 		m, err := parseCommit(commit)
 		if err != nil {
 			c.damaged = append(c.damaged, err)
@@ -33,6 +39,9 @@ func loadCatalog(ctx context.Context, r *repo.Repo, cluster string) (*catalog, e
 	return c, nil
 }
 
+// hidden says whether a snapshot is forgotten: only a pin brings it back, and the next prune removes it.
+func hidden(c repo.Commit) bool { return c.Forgotten && !c.Pinned }
+
 // parseCommit makes sure that the manifest stands where it says.
 func parseCommit(c repo.Commit) (*snapshot.Manifest, error) {
 	if c.Err != nil {
@@ -46,4 +55,74 @@ func parseCommit(c repo.Commit) (*snapshot.Manifest, error) {
 		return nil, fmt.Errorf("%w: in the place of snapshot %s of cluster %s stands %s of %s", repo.ErrDamaged, c.ID, c.Cluster, m.ID, m.Cluster)
 	}
 	return m, nil
+}
+
+// find returns the commit that a person means: by its ID, or the beginning or end of one. Unlike snapshot.Find it knows damaged
+// snapshots, and those that are forgotten, unless the name fits one that is not.
+func (c *catalog) find(name string) (repo.Commit, error) {
+	at := map[string]repo.Commit{}
+	var shown, gone []*snapshot.Manifest
+	for _, commit := range c.commits {
+		at[commit.ID] = commit
+		m := &snapshot.Manifest{ID: commit.ID, Cluster: commit.Cluster}
+		if hidden(commit) {
+			gone = append(gone, m)
+		} else {
+			shown = append(shown, m)
+		}
+	}
+	m, err := snapshot.Find(shown, name)
+	if errors.Is(err, snapshot.ErrNotFound) {
+		m, err = snapshot.Find(gone, name)
+	}
+	if err != nil {
+		return repo.Commit{}, fmt.Errorf("find snapshot: %w", err)
+	}
+	return at[m.ID], nil
+}
+
+// stillCounts says whether a snapshot, given by its ID, is still there as of now: forgotten or not, no prune has removed it.
+func stillCounts(ctx context.Context, r *repo.Repo, id string) (bool, error) {
+	found := false
+	err := r.AllCommits(ctx, "", func(c repo.Commit) error {
+		found = found || c.ID == id
+		return nil
+	})
+	return found, err
+}
+
+// latest returns the newest snapshot of a cluster.
+func (c *catalog) latest(cluster string) (*snapshot.Manifest, error) {
+	var own []*snapshot.Manifest
+	for _, m := range c.snapshots {
+		if m.Cluster == cluster {
+			own = append(own, m)
+		}
+	}
+	m, err := snapshot.Find(own, snapshot.Latest)
+	if err != nil {
+		return nil, fmt.Errorf("find the latest snapshot of cluster %s: %w", cluster, err)
+	}
+	return m, nil
+}
+
+// pinned says which snapshots are pinned, by ID.
+func (c *catalog) pinned() map[string]bool {
+	pins := map[string]bool{}
+	for _, commit := range c.commits {
+		if commit.Pinned {
+			pins[commit.ID] = true
+		}
+	}
+	return pins
+}
+
+// forgotten counts the snapshots that are hidden until a prune removes them.
+func (c *catalog) forgotten() (n int64) {
+	for _, commit := range c.commits {
+		if hidden(commit) {
+			n++
+		}
+	}
+	return n
 }

@@ -20,7 +20,7 @@ import (
 // (go test ./cmd/pgtrove -run ExitCodesPage -update).
 func exitRules() []exitRule {
 	var rules []exitRule
-	for _, part := range [][]exitRule{commandRules(), sourceRules(), repositoryRules(), clusterRules(), storageRules()} {
+	for _, part := range [][]exitRule{commandRules(), sourceRules(), pruneRules(), repositoryRules(), clusterRules(), storageRules()} {
 		rules = append(rules, part...)
 	}
 	return append(rules, exitRule{name: "any other", code: codeOther, meaning: "not classified"})
@@ -59,7 +59,7 @@ func repositoryRules() []exitRule {
 			meaning: "the archive holds this WAL file with other content, which stays",
 			hint:    "two servers may be archiving under one cluster name: give each its own --cluster"},
 		{name: "`repo.ErrFenced`", is: repo.ErrFenced, code: codeOther,
-			meaning: "someone else ended this backup before it could commit",
+			meaning: "prunes ended this backup again and again before it could commit",
 			hint:    "run the backup again; what it uploaded is used again"},
 		{name: "`keys.ErrLocked`", is: keys.ErrLocked, code: codeLocked,
 			meaning: "the identity or passphrase opens no key of the repository",

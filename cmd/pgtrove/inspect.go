@@ -23,7 +23,7 @@ func newInspectCommand(a *app) *cobra.Command {
 		Use:   "inspect OBJECT",
 		Short: "Show any object of a repository",
 		Long: `Show what an object of the repository says, by its name there: config, keys/..., sessions/..., packs/..., index/...,
-snapshots/..., wal/.... No secret is shown. A name that ends in a slash, or none, lists the objects below it.`,
+snapshots/..., wal/..., gc/..., base/..., forget/..., pins/.... No secret is shown. A name that ends in a slash, or none, lists the objects below it.`,
 		Args: between(0, "OBJECT"),
 		RunE: a.run(func(ctx context.Context, args []string) error {
 			object := ""
@@ -53,9 +53,9 @@ func (a *app) inspect(ctx context.Context, object string) error {
 		v = r.Config()
 	case "keys":
 		v, err = a.inspectKey(ctx, r, object)
-	case "sessions", "snapshots":
+	case "sessions", "snapshots", "gc", "forget", "pins":
 		v, err = inspectJSON(ctx, r, object)
-	case "index":
+	case "index", "base":
 		v, err = inspectIndex(ctx, r, object)
 	case "packs":
 		v, err = inspectPack(ctx, r, object)

@@ -138,7 +138,7 @@ func (a *app) restore(ctx context.Context, o *restoreOptions) error {
 	begun := time.Now()
 	report, err := a.runRestore(ctx, view, run.Options)
 	if err != nil {
-		return fmt.Errorf("restore snapshot %s to %s: %w", m.ID, o.to, err)
+		return fmt.Errorf("restore snapshot %s to %s: %w", m.ID, o.to, a.whyLost(ctx, r, m, err))
 	}
 	return a.showRestore(run, choice, report, time.Since(begun))
 }
@@ -152,7 +152,7 @@ type restoreRun struct {
 // prepareRestore makes the settings with which the server will recover.
 func (a *app) prepareRestore(ctx context.Context, r *repo.Repo, o *restoreOptions, c *restore.Choice) (*restoreRun, error) {
 	m := c.Snapshot
-	run := &restoreRun{Options: restore.Options{Snapshot: m, To: o.to, Tablespaces: o.moves, Jobs: a.jobs(allJobs())}}
+	run := &restoreRun{Options: restore.Options{Snapshot: m, To: o.to, Tablespaces: o.moves, Jobs: a.jobs(allJobs()), IsDamage: isDamage}}
 	if o.noRecovery {
 		archive := archiveOf(m).in(r)
 		run.WAL = c.WALFiles()
@@ -182,7 +182,7 @@ func (a *app) choose(ctx context.Context, r *repo.Repo, o *restoreOptions) (*res
 	for _, err := range catalog.damaged {
 		a.out.warn("%v", err)
 	}
-	given, cluster, err := a.givenSnapshot(catalog.snapshots, o.snapshot)
+	given, cluster, err := a.givenSnapshot(catalog, o.snapshot)
 	if err != nil {
 		return nil, err
 	}
@@ -224,25 +224,16 @@ func (a *app) choose(ctx context.Context, r *repo.Repo, o *restoreOptions) (*res
 
 // givenSnapshot finds the snapshot that was asked for by name, nil where the target is to choose, and the cluster.
 // Where no cluster was named, an ID may be of any.
-func (a *app) givenSnapshot(all []*snapshot.Manifest, name string) (*snapshot.Manifest, string, error) {
+func (a *app) givenSnapshot(c *catalog, name string) (*snapshot.Manifest, string, error) {
 	cluster := a.settings.clusterName()
 	switch name {
 	case "":
 		return nil, cluster, nil
 	case snapshot.Latest:
-		var own []*snapshot.Manifest
-		for _, m := range all {
-			if m.Cluster == cluster {
-				own = append(own, m)
-			}
-		}
-		m, err := snapshot.Find(own, name)
-		if err != nil {
-			return nil, "", fmt.Errorf("find the latest snapshot of cluster %s: %w", cluster, err)
-		}
-		return m, cluster, nil
+		m, err := c.latest(cluster)
+		return m, cluster, err
 	}
-	m, err := snapshot.Find(all, name)
+	m, err := snapshot.Find(c.snapshots, name)
 	if err != nil {
 		return nil, "", fmt.Errorf("find snapshot: %w", err)
 	}
@@ -267,6 +258,20 @@ func (a *app) runRestore(ctx context.Context, view *repo.View, o restore.Options
 		Syncing: func(string) { a.out.detail("everything is written; making it durable") },
 	}
 	return restore.Run(ctx, view, o)
+}
+
+// whyLost explains an error of a restore: where what the snapshot consists of is gone because the snapshot was forgotten
+// meanwhile, nothing is damaged.
+func (a *app) whyLost(ctx context.Context, r *repo.Repo, m *snapshot.Manifest, err error) error {
+	if !isDamage(err) {
+		return err
+	}
+	if there, listErr := stillCounts(ctx, r, m.ID); there || listErr != nil {
+		return err
+	}
+	a.out.detail("%v", err)
+	return withHint(fmt.Errorf("%w: it was forgotten, and a prune has removed it meanwhile", snapshot.ErrNotFound),
+		"remove the directory, it holds a part only; `pgtrove snapshots` shows what there is to restore, and `pgtrove pin` keeps a snapshot")
 }
 
 // tellChoice says what will be restored before it is.

@@ -38,9 +38,12 @@ func (a *app) snapshots(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	pins := c.pinned()
 	if a.settings.JSON {
 		for i, m := range c.snapshots {
-			if err := a.out.object(snapshotResult(m, states[i])); err != nil {
+			result := snapshotResult(m, states[i])
+			result.Pinned = pins[m.ID]
+			if err := a.out.object(result); err != nil {
 				return err
 			}
 		}
@@ -49,6 +52,9 @@ func (a *app) snapshots(ctx context.Context) error {
 	if err := a.tellOthers(ctx, r, name); err != nil {
 		return err
 	}
+	if n := c.forgotten(); n > 0 {
+		a.out.info("not shown: %s, which the next prune removes", showCount(n, "forgotten snapshot", "forgotten snapshots"))
+	}
 	if len(c.snapshots) == 0 && len(c.damaged) == 0 {
 		a.out.info("no snapshots of cluster %s yet", name)
 		return nil
@@ -56,7 +62,7 @@ func (a *app) snapshots(ctx context.Context) error {
 	t := newTable("ID", "CLUSTER", "PG", "TAKEN", ">SIZE", ">ADDED", ">FILES", "TL", "STOP LSN", "WAL", "TAGS")
 	for i, m := range c.snapshots {
 		t.add(m.ID, m.Cluster, m.Server.VersionString(), showTime(m.Window.StopTime), showBytes(m.Totals.Size), showBytes(m.Totals.Added),
-			fmt.Sprint(m.Totals.Files), fmt.Sprint(uint32(m.Window.StopTimeline)), m.Window.StopLSN.String(), walText(m, states[i]), tagText(m.Tags))
+			fmt.Sprint(m.Totals.Files), fmt.Sprint(uint32(m.Window.StopTimeline)), m.Window.StopLSN.String(), walText(m, states[i]), tagText(m.Tags, pins[m.ID]))
 	}
 	if err := a.out.print("%s", t); err != nil {
 		return err
@@ -72,7 +78,8 @@ func (a *app) tellOthers(ctx context.Context, r *repo.Repo, shown string) error 
 	var others []string
 	err := r.List(ctx, "snapshots/", func(key string, _ int64) error {
 		parts := strings.Split(key, "/")
-		if len(parts) == 3 && parts[1] != shown && !slices.Contains(others, parts[1]) {
+		// What prunes write for themselves stands under a name that no cluster can have.
+		if len(parts) == 3 && parts[1] != shown && checkClusterName(parts[1]) == nil && !slices.Contains(others, parts[1]) {
 			others = append(others, parts[1])
 		}
 		return nil
@@ -108,12 +115,16 @@ func walText(m *snapshot.Manifest, s snapshot.WALState) string {
 	return string(s)
 }
 
-func tagText(tags map[string]string) string {
+// tagText shows that a snapshot is pinned as a tag: a person's have an equals sign.
+func tagText(tags map[string]string, pinned bool) string {
 	var all []string
 	for k, v := range tags {
 		all = append(all, k+"="+v)
 	}
 	slices.Sort(all)
+	if pinned {
+		all = append([]string{"pinned"}, all...)
+	}
 	return strings.Join(all, " ")
 }
 
@@ -142,6 +153,7 @@ type snapshotJSON struct {
 	Seconds      float64           `json:"seconds"`
 	Files        int64             `json:"files"`
 	Tags         map[string]string `json:"tags"`
+	Pinned       bool              `json:"pinned"`
 	WAL          snapshot.WALState `json:"wal"`
 	Checksums    bool              `json:"checksums"`
 	Damaged      []damagedJSON     `json:"damaged,omitempty"`

@@ -116,6 +116,7 @@ func (v *verifyRun) chunks(ctx context.Context) error {
 	defer p.close()
 	v.report, err = restore.Verify(ctx, view, v.repo, restore.VerifyOptions{
 		Snapshots: v.snapshots, ReadData: v.readData, Jobs: v.jobs(allJobs()), IsDamage: isDamage,
+		Counts: func(ctx context.Context, id string) (bool, error) { return stillCounts(ctx, v.repo, id) },
 		Events: restore.VerifyEvents{
 			Snapshot: func(id string) { v.out.detail("reading what snapshot %s consists of", id) },
 			Packs:    func(_ int, bytes int64) { p.total.Store(bytes) },
@@ -124,6 +125,10 @@ func (v *verifyRun) chunks(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	for _, id := range v.report.Removed {
+		v.out.info("not verified: snapshot %s was forgotten, and a prune has removed it meanwhile", id)
+		v.snapshots = slices.DeleteFunc(v.snapshots, func(m *snapshot.Manifest) bool { return m.ID == id })
 	}
 	for i := range v.report.Damage {
 		d := &v.report.Damage[i]

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/pgtrove/pgtrove/repo"
+)
+
+// pruneRules are how forget, pin, unpin and prune end besides.
+func pruneRules() []exitRule {
+	return []exitRule{
+		{name: "`repo.BlockedError`", as: isA[*repo.BlockedError], code: codeIncomplete,
+			meaning: "an unfinished backup may be using what prune would delete; nothing was changed",
+			hint:    "run prune again when it has ended. If it is dead, prune ends it once it has written nothing for --fence-after (24h by default)"},
+		{name: "`repo.VanishedError`", as: isA[*repo.VanishedError], code: codeRefused,
+			meaning: "snapshots are gone that nobody forgot; nothing was changed", hintOf: vanishedHint},
+		{name: "`repo.TooMuchError`", as: isA[*repo.TooMuchError], code: codeRefused,
+			meaning: "prune would delete more at once than --max-delete allows", hintOf: tooMuchHint},
+		{name: "`repo.ErrOvertaken`", is: repo.ErrOvertaken, code: codeBusy,
+			meaning: "another prune runs at the same time and was first; this one deleted nothing",
+			hint:    "let one host prune; run it again if there is more to do"},
+		{name: "`repo.ErrPinned`", is: repo.ErrPinned, code: codeRefused,
+			meaning: "the snapshot is pinned; nothing was changed",
+			hint:    "`pgtrove unpin ID`, if nobody needs it any more"},
+		{name: "`repo.ErrNotCounted`", is: repo.ErrNotCounted, code: codeAbsent,
+			meaning: "the snapshot does not exist, or a prune has removed it",
+			hint:    "`pgtrove snapshots` lists them; --cluster chooses the cluster"},
+	}
+}
+
+func vanishedHint(err error) string {
+	var v *repo.VanishedError
+	if !errors.As(err, &v) {
+		return "find out what removed them, and put the objects back; if it is known why they are gone, `pgtrove forget ID`"
+	}
+	ids := make([]string, len(v.Snapshots))
+	for i, c := range v.Snapshots {
+		ids[i] = c.ID
+	}
+	return "find out what removed them from the storage, and put them back if there is a copy. If it is known why they are gone: `pgtrove forget " + strings.Join(ids, " ") + "`"
+}
+
+// tooMuchHint rounds the share that it takes up to tens.
+func tooMuchHint(err error) string {
+	var m *repo.TooMuchError
+	if !errors.As(err, &m) || m.Stored.Bytes <= 0 {
+		return "look at `pgtrove prune --dry-run`; if that is meant, say how much may go with --max-delete"
+	}
+	percent := min((m.Swept.Bytes*10/m.Stored.Bytes+1)*10, 100)
+	return fmt.Sprintf("look at `pgtrove prune --dry-run`; if that is meant, `pgtrove prune --max-delete %d%%`", percent)
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/snapshot"
+)
+
+func newPinCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "pin SNAPSHOT",
+		Short: "Keep a snapshot, whatever else is asked for",
+		Long: `Pin a snapshot, given by its ID or the beginning or end of it, or as latest: nothing removes it until pgtrove unpin. One
+that was forgotten comes back, as long as no prune has removed it.`,
+		Args: exactly("SNAPSHOT"),
+		RunE: a.run(func(ctx context.Context, args []string) error { return a.pin(ctx, args[0]) }),
+	}
+}
+
+func newUnpinCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "unpin SNAPSHOT",
+		Short: "Take a pin back",
+		Long: `Take back what pgtrove pin did. Nothing else happens to the snapshot, unless it was forgotten before it was pinned: then
+it is hidden again, and the next prune removes it.`,
+		Args: exactly("SNAPSHOT"),
+		RunE: a.run(func(ctx context.Context, args []string) error { return a.unpin(ctx, args[0]) }),
+	}
+}
+
+type pinJSON struct {
+	Type      string `json:"type"`
+	ID        string `json:"id"`
+	Cluster   string `json:"cluster"`
+	Pinned    bool   `json:"pinned"`
+	Forgotten bool   `json:"forgotten"` // so that only the pin keeps it, or kept it
+}
+
+// findPinnable opens the repository and finds the snapshot that name stands for.
+func (a *app) findPinnable(ctx context.Context, name string) (*repo.Repo, repo.Commit, error) {
+	r, err := a.openRepository(ctx)
+	if err != nil {
+		return nil, repo.Commit{}, err
+	}
+	c, err := loadCatalog(ctx, r, a.settings.Cluster)
+	if err != nil {
+		return nil, repo.Commit{}, err
+	}
+	if name == snapshot.Latest {
+		m, err := c.latest(a.settings.clusterName())
+		if err != nil {
+			return nil, repo.Commit{}, err
+		}
+		name = m.ID
+	}
+	commit, err := c.find(name)
+	return r, commit, err
+}
+
+func (a *app) pin(ctx context.Context, name string) error {
+	r, c, err := a.findPinnable(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := r.Pin(ctx, c.ID); err != nil {
+		return err
+	}
+	if err := a.showPin(c, true); err != nil {
+		return err
+	}
+	if c.Forgotten && !c.Pinned {
+		a.out.info("it was forgotten, and is back")
+	}
+	return nil
+}
+
+func (a *app) unpin(ctx context.Context, name string) error {
+	r, c, err := a.findPinnable(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !c.Pinned {
+		a.out.info("snapshot %s is not pinned", c.ID)
+	} else if err := r.Unpin(ctx, c.ID); err != nil && !errors.Is(err, repo.ErrNotCounted) { // somebody else did
+		return err
+	}
+	if err := a.showPin(c, false); err != nil {
+		return err
+	}
+	if c.Forgotten {
+		a.out.warn("snapshot %s was forgotten before it was pinned, so it is hidden again and the next prune removes it", c.ID)
+	}
+	return nil
+}
+
+func (a *app) showPin(c repo.Commit, pinned bool) error {
+	done := "unpinned"
+	if pinned {
+		done = "pinned"
+	}
+	switch {
+	case a.settings.JSON:
+		kind := "unpin"
+		if pinned {
+			kind = "pin"
+		}
+		return a.out.object(pinJSON{kind, c.ID, c.Cluster, pinned, c.Forgotten})
+	case a.settings.Quiet:
+		return nil
+	}
+	return a.out.print("%s\n", fmt.Sprintf("%s snapshot %s of cluster %s", done, c.ID, c.Cluster))
+}

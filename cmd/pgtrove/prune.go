@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/gc"
+	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/snapshot"
+)
+
+// pruneOptions are the flags of prune.
+type pruneOptions struct {
+	dryRun     bool
+	fenceAfter time.Duration
+	maxRepack  int64   // bytes
+	maxDelete  float64 // 0 to 1
+}
+
+const (
+	defaultMaxRepack = "16GiB"
+	defaultMaxDelete = "50%"
+)
+
+// defaultPruneOptions are what forget --prune uses too.
+func defaultPruneOptions() pruneOptions {
+	return pruneOptions{fenceAfter: 24 * time.Hour, maxRepack: 16 << 30, maxDelete: 0.5}
+}
+
+func newPruneCommand(a *app) *cobra.Command {
+	o := defaultPruneOptions()
+	maxRepack, maxDelete := defaultMaxRepack, defaultMaxDelete
+	c := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove forgotten snapshots, and what no snapshot needs",
+		Long: `Remove the snapshots that are forgotten, and free the space of what no snapshot needs any more, that of backups that were
+killed included. It locks nobody out: backups of any hosts may go on. What a run finds to be unneeded the next one
+deletes, once no backup can be using it; so run it regularly, such as every night.
+
+A backup that began before the run before this one, and goes on, holds a run up: nothing is changed then, and the exit
+code is 3. One that has written nothing for --fence-after is taken for dead and ended; if it was not, it notices
+and goes on by itself, at little cost.
+
+The identity of any writer is enough to prune with, and it opens no data. The storage must let this host delete.`,
+		Args: exactly(),
+	}
+	f := c.Flags()
+	f.BoolVar(&o.dryRun, "dry-run", false, "only say what would be done")
+	f.DurationVar(&o.fenceAfter, "fence-after", o.fenceAfter, "for how much `time` an unfinished backup must have written nothing to count as dead")
+	f.StringVar(&maxRepack, "max-repack", maxRepack, "rewrite mostly unneeded packs up to this `size` together in one run; 0 for none")
+	f.StringVar(&maxDelete, "max-delete", maxDelete, "refuse to delete more than this `share` of all packs at once")
+	c.RunE = a.run(func(ctx context.Context, _ []string) error {
+		var err error
+		if o.maxRepack, err = parseSize(maxRepack); err != nil {
+			return usageError{err: fmt.Errorf("--max-repack %w", err), command: "pgtrove prune"}
+		}
+		if o.maxDelete, err = parsePercent(maxDelete); err != nil {
+			return usageError{err: fmt.Errorf("--max-delete %w", err), command: "pgtrove prune"}
+		}
+		if o.fenceAfter <= 0 {
+			return usageError{err: fmt.Errorf("--fence-after %s: give a time of more than nothing", o.fenceAfter), command: "pgtrove prune"}
+		}
+		r, err := a.openRepository(ctx)
+		if err != nil {
+			return err
+		}
+		return a.prune(ctx, r, o)
+	})
+	return c
+}
+
+func (a *app) prune(ctx context.Context, r *repo.Repo, o pruneOptions) error {
+	host, _ := os.Hostname() // for people
+	p := &pruneRun{app: a, o: o, begun: time.Now()}
+	report, err := r.Prune(ctx, repo.PruneOptions{
+		Host: host, CacheDir: a.cacheDir(), Now: time.Now, FenceAfter: o.fenceAfter, MaxRepack: o.maxRepack, MaxDelete: o.maxDelete,
+		DryRun: o.dryRun, Mark: p.mark,
+	})
+	if report == nil {
+		report = &repo.PruneReport{}
+	}
+	if showErr := p.show(report, err); showErr != nil {
+		return errors.Join(err, showErr)
+	}
+	if err != nil {
+		return p.explain(err)
+	}
+	return p.shortcomings(report)
+}
+
+// pruneRun is one run.
+type pruneRun struct {
+	*app
+	o     pruneOptions
+	begun time.Time
+}
+
+// mark finds out what the snapshots need.
+func (p *pruneRun) mark(ctx context.Context, v *repo.View, commits []repo.Commit, live func(chunk.ID)) error {
+	p.out.detail("finding out what %s need", showCount(int64(len(commits)), "snapshot", "snapshots"))
+	var lost repo.LossError
+	var snapshots []*snapshot.Manifest
+	for _, c := range commits {
+		m, err := parseCommit(c)
+		if err != nil {
+			lost.Losses = append(lost.Losses, err)
+			continue
+		}
+		snapshots = append(snapshots, m)
+	}
+	err := gc.Mark(ctx, judgingView{v}, snapshots, live)
+	if damage := (*gc.DamageError)(nil); err != nil && !errors.As(err, &damage) {
+		return err
+	}
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		lost.Losses = append(lost.Losses, all.Unwrap()...)
+	} else if err != nil {
+		lost.Losses = append(lost.Losses, err)
+	}
+	if len(lost.Losses) > 0 {
+		return &lost
+	}
+	return nil
+}
+
+// judgingView tells gc which errors are damage.
+type judgingView struct{ *repo.View }
+
+// IsDamage implements gc.Judge.
+func (judgingView) IsDamage(err error) bool { return isDamage(err) }
+
+// explain words the errors of a run for a person.
+func (p *pruneRun) explain(err error) error {
+	var blocked *repo.BlockedError
+	var vanished *repo.VanishedError
+	var much *repo.TooMuchError
+	switch {
+	case errors.As(err, &blocked):
+		var who []string
+		for i := range blocked.Sessions {
+			who = append(who, describeSession(&blocked.Sessions[i]))
+		}
+		return worded{fmt.Sprintf("prune: nothing was changed, because what it would delete may be in use by %s", strings.Join(who, "; and by ")), err}
+	case errors.As(err, &vanished):
+		var gone []string
+		for _, c := range vanished.Snapshots {
+			gone = append(gone, fmt.Sprintf("%s of cluster %s", c.ID, c.Cluster))
+		}
+		return worded{fmt.Sprintf("prune: nothing was changed, because nobody forgot %s, but the storage shows it no more: %s",
+			showCount(int64(len(gone)), "snapshot", "snapshots"), strings.Join(gone, ", ")), err}
+	case errors.As(err, &much):
+		return worded{fmt.Sprintf("prune: nothing was deleted: it would be %s of %s, which is %s, and --max-delete allows %.0f %%",
+			showBytes(much.Swept.Bytes), showBytes(much.Stored.Bytes), showShare(much.Swept.Bytes, much.Stored.Bytes), much.Limit*100), err}
+	}
+	return err
+}
+
+// worded is an error in words for a person.
+type worded struct {
+	text string
+	err  error
+}
+
+func (w worded) Error() string { return w.text }
+func (w worded) Unwrap() error { return w.err }
+
+func describeSession(u *repo.Unfinished) string {
+	what := "the backup of cluster " + u.Cluster
+	if u.Repack {
+		what = "a prune"
+	}
+	return fmt.Sprintf("%s on host %s (session %s, process %d), which began at %s and last wrote at %s", what, u.Host, u.ID, u.PID,
+		showTime(u.Started), showTime(u.LastSeen))
+}
+
+// shortcomings is the error of a run that did its work, but not all.
+func (p *pruneRun) shortcomings(r *repo.PruneReport) error {
+	if n := len(r.Damage); n > 0 {
+		for _, err := range r.Damage {
+			p.out.line("", "damaged: %v", err)
+		}
+		err := fmt.Errorf("prune: %s damaged, so no pack is deleted", showCount(int64(n), "thing that snapshots need is", "things that snapshots need are"))
+		return withHint(classified{err, repo.ErrDamaged},
+			"`pgtrove verify` says which snapshots are concerned: repair them (a new backup stores again what the cluster still has), or `pgtrove forget` them")
+	}
+	if n := len(r.Locked); n > 0 {
+		err := incomplete("prune: the storage refused to delete %s, such as %s", showCount(int64(n), "object", "objects"), strings.Join(r.Locked[:min(n, 3)], ", "))
+		return withHint(err, "may this account delete there, and is nothing locked? A later run deletes them")
+	}
+	return nil
+}

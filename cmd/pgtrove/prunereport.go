@@ -1,0 +1,148 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pgtrove/pgtrove/repo"
+)
+
+// pruneJSON is what a run of prune did, or would do.
+type pruneJSON struct {
+	Type      string        `json:"type"`
+	Run       uint64        `json:"run"` // its number; 0: it did not come so far
+	DryRun    bool          `json:"dry_run"`
+	Snapshots int           `json:"snapshots"` // that stay
+	Removed   []prunedJSON  `json:"removed"`
+	Returned  []prunedJSON  `json:"returned"`
+	Fenced    []sessionJSON `json:"fenced"`
+	Blocked   []sessionJSON `json:"blocked"`  // by which; nothing was changed then
+	Vanished  []prunedJSON  `json:"vanished"` // nothing was changed then
+	Stored    amountJSON    `json:"stored"`   // all packs, before
+	Deleted   amountJSON    `json:"deleted"`
+	Condemned amountJSON    `json:"condemned"` // the next run deletes these
+	Repacked  amountJSON    `json:"repacked"`  // part of condemned: what is needed of them was copied
+	Rescued   amountJSON    `json:"rescued"`   // condemned before, and needed after all
+	Locked    []string      `json:"locked"`
+	Damage    []string      `json:"damage"`
+	Seconds   float64       `json:"seconds"`
+}
+
+type prunedJSON struct {
+	ID       string   `json:"id"`
+	Cluster  string   `json:"cluster"`
+	StopTime jsonTime `json:"stop_time"`
+}
+
+type sessionJSON struct {
+	ID       string   `json:"id"`
+	Cluster  string   `json:"cluster"`
+	Host     string   `json:"host"`
+	PID      int      `json:"pid"`
+	Started  jsonTime `json:"started"`
+	LastSeen jsonTime `json:"last_seen"`
+	Repack   bool     `json:"repack"`
+}
+
+type amountJSON struct {
+	Packs int   `json:"packs"`
+	Bytes int64 `json:"bytes"`
+}
+
+func prunedResult(commits []repo.Commit) []prunedJSON {
+	out := []prunedJSON{}
+	for _, c := range commits {
+		j := prunedJSON{ID: c.ID, Cluster: c.Cluster}
+		if m, err := parseCommit(c); err == nil {
+			j.StopTime = jsonTime(m.Window.StopTime)
+		}
+		out = append(out, j)
+	}
+	return out
+}
+
+func sessionsResult(sessions []repo.Unfinished) []sessionJSON {
+	out := []sessionJSON{}
+	for i := range sessions {
+		u := &sessions[i]
+		out = append(out, sessionJSON{u.ID, u.Cluster, u.Host, u.PID, jsonTime(u.Started), jsonTime(u.LastSeen), u.Repack})
+	}
+	return out
+}
+
+// pruneResult is the report of a run that ended with err.
+func pruneResult(r *repo.PruneReport, err error) pruneJSON {
+	var blocked *repo.BlockedError
+	var vanished *repo.VanishedError
+	j := pruneJSON{
+		Type: "prune", Run: r.Run, Snapshots: r.Valid, Removed: prunedResult(r.Expired), Returned: prunedResult(r.Returned),
+		Fenced: sessionsResult(r.Fenced), Blocked: []sessionJSON{}, Vanished: []prunedJSON{}, Stored: amountJSON(r.Stored), Deleted: amountJSON(r.Swept),
+		Condemned: amountJSON(r.Condemned), Repacked: amountJSON(r.Repacked), Rescued: amountJSON(r.Rescued), Locked: []string{}, Damage: []string{},
+	}
+	if errors.As(err, &blocked) {
+		j.Blocked = sessionsResult(blocked.Sessions)
+	}
+	if errors.As(err, &vanished) {
+		j.Vanished = prunedResult(vanished.Snapshots)
+	}
+	j.Locked = append(j.Locked, r.Locked...)
+	for _, d := range r.Damage {
+		j.Damage = append(j.Damage, oneLine(d.Error()))
+	}
+	return j
+}
+
+// show prints what was done; for people nothing if the run failed, unless it is refused for what it would delete.
+func (p *pruneRun) show(r *repo.PruneReport, err error) error {
+	if p.settings.JSON {
+		j := pruneResult(r, err)
+		j.DryRun, j.Seconds = p.o.dryRun, time.Since(p.begun).Seconds()
+		return p.out.object(j)
+	}
+	if much := (*repo.TooMuchError)(nil); p.settings.Quiet || err != nil && !errors.As(err, &much) {
+		return nil
+	}
+	would := p.o.dryRun || err != nil
+	return p.out.print("%s", pruneText(r, would, time.Since(p.begun)))
+}
+
+// pruneText says what a run did, or would do.
+func pruneText(r *repo.PruneReport, would bool, took time.Duration) string {
+	var b strings.Builder
+	head := fmt.Sprintf("prune run %d", r.Run)
+	if would {
+		head = "nothing was changed; " + head + " would do this"
+	}
+	fmt.Fprintf(&b, "%s: %s kept, %d removed, in %s\n", head, showCount(int64(r.Valid), "snapshot", "snapshots"), len(r.Expired), showDuration(took))
+	for _, c := range r.Expired {
+		fmt.Fprintf(&b, "  removed: snapshot %s of cluster %s\n", c.ID, c.Cluster)
+	}
+	for _, c := range r.Returned {
+		fmt.Fprintf(&b, "  back, because it is pinned: snapshot %s of cluster %s\n", c.ID, c.Cluster)
+	}
+	for i := range r.Fenced {
+		fmt.Fprintf(&b, "  ended, because it is silent: %s\n", describeSession(&r.Fenced[i]))
+	}
+	left := repo.Amount{Packs: r.Stored.Packs - r.Swept.Packs, Bytes: r.Stored.Bytes - r.Swept.Bytes}
+	fmt.Fprintf(&b, "  deleted: %s; left: %s\n", showAmount(r.Swept), showAmount(left))
+	if r.Condemned.Packs > 0 {
+		fmt.Fprintf(&b, "  the next run deletes: %s", showAmount(r.Condemned))
+		if r.Repacked.Packs > 0 {
+			fmt.Fprintf(&b, ", of which %s still held something needed, which is copied", showAmount(r.Repacked))
+		}
+		b.WriteString("\n")
+	}
+	if r.Rescued.Packs > 0 {
+		fmt.Fprintf(&b, "  needed after all: %s\n", showAmount(r.Rescued))
+	}
+	if r.Stopped {
+		b.WriteString("  a newer run has begun, and deletes what this one did not\n")
+	}
+	return b.String()
+}
+
+func showAmount(a repo.Amount) string {
+	return fmt.Sprintf("%s of %s", showCount(int64(a.Packs), "pack", "packs"), showBytes(a.Bytes))
+}
