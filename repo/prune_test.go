@@ -428,6 +428,17 @@ func TestAnUnreadableSessionKeepsEverythingFromBeingDeleted(t *testing.T) {
 	}
 }
 
+func TestSmallPacksThatAreAliveAreLeftAlone(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	backup(t, r, [][]byte{[]byte("a few bytes")})
+	prune(t, r, pruning()) // condemns the metadata, which is in no manifest
+	prune(t, r, pruning())
+	if report := prune(t, r, pruning()); report.Condemned.Packs+report.Swept.Packs > 0 {
+		t.Errorf("%+v", report)
+	}
+}
+
 func TestObjectsThatTheStorageKeepsAreReportedAndLeft(t *testing.T) {
 	f := newFixture(t)
 	plain := f.open(t, f.store)

@@ -13,7 +13,8 @@ import (
 	"github.com/pgtrove/pgtrove/storage"
 )
 
-// repackBelow is the share of a pack's bytes that must be alive, or it is repacked.
+// repackBelow is the share of the bytes of a pack's chunks that must be alive, or it is repacked. Its other bytes do not count: in a small
+// pack they outweigh the chunks, and would do so in the next one.
 const repackBelow = 0.5
 
 // survey is what a run finds out about packs, by their number in the local index.
@@ -29,7 +30,8 @@ type surveyed struct {
 	there     bool // the storage shows it, and in its full length
 	condemned bool // by the last run
 	rescued   bool // and needed after all
-	alive     int64
+	whole     int64 // sealed bytes of its chunks
+	alive     int64 // the part of whole that is needed, and counted here
 }
 
 // usable says whether what stands in the pack stays.
@@ -123,6 +125,11 @@ func (p *pruner) find() error {
 		return err
 	}
 	return p.view.cache.Survey(p.view.counts, func(id chunk.ID, places []index.Place) error {
+		for _, pl := range places {
+			if k := s.packs[pl.Pack]; k != nil {
+				k.whole += int64(pl.Sealed)
+			}
+		}
 		alive := p.live.Has(id)
 		if !alive && !p.needed.Has(id) {
 			return nil
@@ -217,7 +224,7 @@ func (p *pruner) decide() {
 		switch {
 		case k == nil || k.alive == 0:
 			p.condemn(key)
-		case k.there && float64(k.alive) < repackBelow*float64(p.fresh[key]):
+		case k.there && float64(k.alive) < repackBelow*float64(k.whole):
 			partly = append(partly, k)
 		}
 	}
@@ -245,7 +252,7 @@ func (p *pruner) mayGo(key string) bool {
 
 // chooseRepack takes the emptiest packs first, as far as the budget goes.
 func (p *pruner) chooseRepack(partly []*surveyed) {
-	share := func(k *surveyed) float64 { return float64(k.alive) / float64(p.fresh[k.key]) }
+	share := func(k *surveyed) float64 { return float64(k.alive) / float64(k.whole) }
 	slices.SortFunc(partly, func(a, b *surveyed) int { return cmp.Or(cmp.Compare(share(a), share(b)), cmp.Compare(a.key, b.key)) })
 	left := p.o.MaxRepack
 	for _, k := range partly {

@@ -91,8 +91,8 @@ type Session struct {
 
 	leftovers []leftover // packs of data that unfinished sessions left; final when fn of Write begins
 
-	segments    sync.Mutex // held while a segment is written
-	unpublished error      // why one could not be written
+	segments    chan struct{} // holds one token while a segment is written
+	unpublished error         // why one could not be written; the token's
 
 	publishing sync.Mutex // guards what the index says of packs against what the segment under way will say
 	segment    uint32     // the number in the local index of the segment under way
@@ -178,7 +178,7 @@ func (r *Repo) announce(ctx context.Context, o SessionOptions, repack bool) (*Se
 		return nil, fmt.Errorf("announce session: %w", err)
 	}
 	s := &Session{repo: r, opt: o, sid: sid, sealer: sealer, full: make(chan *filled), spare: make(chan *pack.Builder, uploaders),
-		notes: newNotes(r.IDKey())}
+		notes: newNotes(r.IDKey()), segments: make(chan struct{}, 1)}
 	s.data = packer{kind: pack.Data, session: s}
 	s.meta = packer{kind: pack.Meta, session: s}
 	s.book.pending = map[chunk.ID]struct{}{}
@@ -319,8 +319,12 @@ const (
 // publish writes an index segment for the packs that have none (W3). When it returns nil for whatThereIs, every pack noted before the
 // call is named by a segment that is durable, whoever wrote it.
 func (s *Session) publish(ctx context.Context, why occasion) error {
-	s.segments.Lock()
-	defer s.segments.Unlock()
+	select {
+	case s.segments <- struct{}{}:
+		defer func() { <-s.segments }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	if s.unpublished != nil {
 		return s.unpublished // packs that no segment names must not be committed
 	}
