@@ -103,7 +103,7 @@ func TestWhatIsForgottenGoesInTwoRuns(t *testing.T) {
 	}
 	again, ids := backup(t, r, data)
 	check(t, r, ids, data)
-	if got := commits(t, r); !slices.Equal(got, []string{kept, again}) {
+	if got := commits(t, r); len(got) != 2 || !slices.Contains(got, kept) || !slices.Contains(got, again) {
 		t.Errorf("%v", got)
 	}
 }

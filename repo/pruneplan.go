@@ -27,9 +27,9 @@ type survey struct {
 
 type surveyed struct {
 	key       string
-	there     bool // the storage shows it, and in its full length
-	condemned bool // by the last run
-	rescued   bool // and needed after all
+	there     bool  // the storage shows it, and in its full length
+	condemned bool  // by the last run
+	rescued   bool  // and needed after all
 	whole     int64 // sealed bytes of its chunks
 	alive     int64 // the part of whole that is needed, and counted here
 }
