@@ -197,7 +197,10 @@ func (c *Cache) addPack(number uint32, p *Pack) error {
 	n := c.next.pack
 	next := c.next
 	next.pack++
-	rec := &record{key: p.Key, kind: p.Kind, tail: p.Size - p.End(), sessions: p.Sessions, members: []uint32{number}}
+	rec := &record{
+		key: p.Key, kind: p.Kind, chunks: len(p.Entries), size: p.Size, tail: p.Size - p.End(),
+		sessions: p.Sessions, members: []uint32{number},
+	}
 	err = c.update(func(b batch) error {
 		if err := b.Set(counterKey, next.marshal()); err != nil {
 			return err

@@ -103,12 +103,17 @@ func (f *finder) judge(n uint32) (standing, error) {
 
 // Held is a pack as the cache knows it.
 type Held struct {
-	Key  string
-	Kind pack.Kind
-	Tail int64 // bytes of the object behind its last chunk: page digests, directory, trailer
+	Number uint32 // the cache's own, never given twice in the life of a cache directory
+	Key    string
+	Kind   pack.Kind
+	Chunks int
+	Size   int64 // bytes of the object
+	Tail   int64 // bytes of the object behind its last chunk: page digests, directory, trailer
 }
 
-func (r *record) held() Held { return Held{Key: r.key, Kind: r.kind, Tail: r.tail} }
+func (r *record) held(n uint32) Held {
+	return Held{Number: n, Key: r.key, Kind: r.kind, Chunks: r.chunks, Size: r.size, Tail: r.tail}
+}
 
 // Group is some chunks that stand in one pack.
 type Group struct {
@@ -143,31 +148,7 @@ func (c *Cache) ByPack(ids []chunk.ID, inView func(segment uint32) bool, except 
 		if rec == nil {
 			return nil, nil, c.failed(fmt.Errorf("pack %d has lost its record", n))
 		}
-		groups = append(groups, Group{Held: rec.held(), IDs: in[n]})
+		groups = append(groups, Group{Held: rec.held(n), IDs: in[n]})
 	}
 	return groups, missing, nil
-}
-
-// Packs calls fn for every pack in the segments for which inView says yes, in the order in which the cache came to know them. It reads
-// the record of every pack: for what is done once. fn must not call the Cache, and its error is returned as it is.
-// Errors: ErrCache.
-func (c *Cache) Packs(inView func(segment uint32) bool, fn func(Held) error) error {
-	r := c.db.read()
-	defer r.end()
-	var theirs error
-	err := r.scan(packPrefix, func(_, b []byte) error {
-		rec, err := parseRecord(b)
-		if err == nil && c.visible(rec, inView) {
-			theirs = fn(rec.held())
-			err = theirs
-		}
-		return err
-	})
-	if theirs != nil {
-		return theirs
-	}
-	if err != nil {
-		return fmt.Errorf("read packs: %w", c.failed(err))
-	}
-	return nil
 }

@@ -38,8 +38,10 @@ func (m *inMemory) scan(prefix byte, fn func(key, value []byte) error) error {
 	m.mu.RLock()
 	table := maps.Clone(m.tables[prefix]) // fn runs without the lock, and may write
 	m.mu.RUnlock()
+	var b []byte
 	for _, key := range slices.Sorted(maps.Keys(table)) {
-		if err := fn([]byte(key), table[key]); err != nil {
+		b = append(b[:0], key...)
+		if err := fn(b, table[key]); err != nil {
 			return err
 		}
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // cacheVersion changes with everything in record.go.
-const cacheVersion = 3
+const cacheVersion = 4
 
 // A cache directory holds
 //

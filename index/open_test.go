@@ -212,7 +212,7 @@ func TestACacheThatWasOpenWhenTheMachineWentDownIsNotUsed(t *testing.T) {
 		{"open, this boot", false, "", "", 1},
 		{"open, another boot", false, "boot ", "boot 0", 0},
 		{"closed, another boot", true, "boot ", "boot 0", 1},
-		{"another version", true, "cache 3 of", "cache 2 of", 0},
+		{"another version", true, "cache 4 of", "cache 3 of", 0},
 		{"failed", true, "\nclosed", "\nfailed", 0},
 		{"died while opening", true, "\nclosed", "\nopening", 0},
 		{"no lock file", true, "pgtrove", "", 0},

@@ -40,6 +40,14 @@ func segmentKey(number uint32) []byte {
 
 func packKey(n uint32) []byte { return binary.BigEndian.AppendUint32([]byte{packPrefix}, n) }
 
+// packNumber is the inverse of packKey.
+func packNumber(key []byte) (uint32, error) {
+	if len(key) != 5 {
+		return 0, errRecord
+	}
+	return binary.BigEndian.Uint32(key[1:]), nil
+}
+
 func appendChunkKey(dst []byte, id chunk.ID) []byte { return appendIDKey(dst, chunkPrefix, id) }
 
 func appendIDKey(dst []byte, prefix byte, id chunk.ID) []byte {
@@ -74,7 +82,9 @@ var errRecord = errors.New("malformed record")
 type record struct {
 	key      string
 	kind     pack.Kind
-	tail     int64 // bytes of the object behind its last chunk
+	chunks   int
+	size     int64 // bytes of the object
+	tail     int64 // those of them behind its last chunk
 	sessions []pack.Session
 	members  []uint32 // segments that hold it
 }
@@ -96,6 +106,8 @@ func (r *record) marshal() []byte {
 	b := binary.AppendUvarint(nil, uint64(len(r.key)))
 	b = append(b, r.key...)
 	b = append(b, byte(r.kind))
+	b = binary.AppendUvarint(b, uint64(r.chunks))
+	b = binary.AppendUvarint(b, uint64(r.size))
 	b = binary.AppendUvarint(b, uint64(r.tail))
 	b = binary.AppendUvarint(b, uint64(len(r.sessions)))
 	for _, s := range r.sessions {
@@ -117,6 +129,8 @@ func parseRecord(b []byte) (*record, error) {
 	if kind := r.take(1); kind != nil {
 		rec.kind = pack.Kind(kind[0])
 	}
+	rec.chunks = int(r.uvarint(pack.MaxEntries))
+	rec.size = int64(r.uvarint(pack.MaxObject))
 	rec.tail = int64(r.uvarint(pack.MaxObject))
 	if n := r.uvarint(min(pack.MaxSessions, uint64(len(r.b)))); n > 0 {
 		rec.sessions = make([]pack.Session, n)

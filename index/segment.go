@@ -1,6 +1,6 @@
 // Package index knows where a chunk lives: the codec of index segments, which a writing session publishes, and a
-// local cache of many of them that answers for one chunk, or for many at once. The cache also keeps notes for its user, which it
-// does not understand.
+// local cache of many of them that answers for one chunk, for many at once, or for all in turn. The cache also keeps notes for its
+// user, which it does not understand. A Set marks chunks.
 //
 // It never decides what is live and which segments count; the caller names those. It does no I/O on a repository
 // and holds no keys: repo reads, opens, seals and writes segments. It is used by repo and by gc.
