@@ -69,6 +69,7 @@ type PruneReport struct {
 	Repacked  Amount // the part of Condemned of which what is alive was copied
 	Rescued   Amount // condemned by the last run, and needed after all
 
+	Tidied  Amount   // files that writers left half-made when they were killed
 	Locked  []string // objects that the storage refuses to delete
 	Damage  []error  // as long as there is any, no pack is deleted
 	Stopped bool     // a newer run has begun to clean up, so this one left it to that

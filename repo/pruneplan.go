@@ -65,7 +65,14 @@ func (p *pruner) plan(ctx context.Context) error {
 
 // mark collects what the snapshots need: those that stay, and those that leave with this run, which a pin may still bring back.
 func (p *pruner) mark(ctx context.Context) error {
-	p.live, p.needed = index.NewSet(0), index.NewSet(0)
+	chunks := 0
+	if err := p.view.cache.Packs(p.view.counts, func(h index.Held) error {
+		chunks += h.Chunks
+		return nil
+	}); err != nil {
+		return err
+	}
+	p.live, p.needed = index.NewSet(chunks), index.NewSet(0)
 	readable := func(all []Commit) (good []Commit) {
 		for _, c := range all {
 			if c.Err == nil {

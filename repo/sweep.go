@@ -82,7 +82,13 @@ func (p *pruner) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.delete(ctx, slices.Concat(p.spentMarks(), old))
+	if err := p.delete(ctx, slices.Concat(p.spentMarks(), old)); err != nil {
+		return err
+	}
+	if t, ok := p.store.(storage.Tidier); ok {
+		p.report.Tidied.Packs, p.report.Tidied.Bytes, err = t.Tidy(ctx, p.o.Now().Add(-p.o.FenceAfter))
+	}
+	return err
 }
 
 // oldBases are shards of earlier runs that this one does not name, and so no later one.

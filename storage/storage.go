@@ -42,6 +42,13 @@ type Store interface {
 	Delete(ctx context.Context, key string) error
 }
 
+// Tidier is a Store in which a writer that was killed can leave more than objects.
+type Tidier interface {
+	// Tidy removes what unfinished writes left, if it was last touched before that time by the storage's clock: no object,
+	// and nothing of a write that goes on. It says how many files, and of how many bytes.
+	Tidy(ctx context.Context, before time.Time) (files int, bytes int64, err error)
+}
+
 // Range is a part of an object, in bytes. The zero value is the whole object.
 //
 // A negative Off means the last -Off bytes, or all of an object that is shorter; Len then limits
