@@ -41,13 +41,20 @@ func (m *marks) hidden(sid string) bool { return m.forgotten[sid] && !m.pinned[s
 
 func (r *Repo) marks(ctx context.Context) (*marks, error) {
 	m := &marks{forgotten: map[string]bool{}, pinned: map[string]bool{}}
-	for prefix, set := range map[string]map[string]bool{forgetPrefix: m.forgotten, pinsPrefix: m.pinned} {
+	collect := func(prefix string, set map[string]bool) error {
 		if err := r.store.List(ctx, prefix, func(i storage.Info) error {
 			set[strings.TrimPrefix(i.Key, prefix)] = true
 			return nil
 		}); err != nil {
-			return nil, fmt.Errorf("list %s: %w", prefix, err)
+			return fmt.Errorf("list %s: %w", prefix, err)
 		}
+		return nil
+	}
+	if err := collect(forgetPrefix, m.forgotten); err != nil {
+		return nil, err
+	}
+	if err := collect(pinsPrefix, m.pinned); err != nil { // last: a pin that came meanwhile counts
+		return nil, err
 	}
 	return m, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -57,7 +58,7 @@ func (p *pruner) endSessions(ctx context.Context) error {
 		return err
 	}
 	var dead, waiting []Unfinished
-	for sid := range p.began {
+	for _, sid := range slices.Sorted(maps.Keys(p.began)) {
 		if outcomes[sid] != "" {
 			continue
 		}
@@ -74,9 +75,6 @@ func (p *pruner) endSessions(ctx context.Context) error {
 			waiting = append(waiting, *u)
 		}
 	}
-	byID := func(a, b Unfinished) int { return strings.Compare(a.ID, b.ID) }
-	slices.SortFunc(dead, byID)
-	slices.SortFunc(waiting, byID)
 	if len(waiting) > 0 {
 		return &BlockedError{waiting}
 	}
@@ -138,16 +136,12 @@ func (p *pruner) judge(ctx context.Context) (err error) {
 	if p.sessions, err = p.Repo.sessions(ctx); err != nil {
 		return err
 	}
-	if err := p.noneVanished(); err != nil {
+	if err := p.noneVanished(ctx); err != nil {
 		return err
 	}
 	p.run = &gcRun{Version: gcVersion, Number: p.last.Number + 1, Nonce: newNonce(), Host: p.o.Host, Time: p.o.Now().UTC(),
 		Valid: []kept{}, Expired: []named{}, Resolved: []string{}, Bases: []baseRef{}, Sweep: []string{}, Condemned: []string{}}
-	sids := make([]string, 0, len(p.outcomes))
-	for sid := range p.outcomes {
-		sids = append(sids, sid)
-	}
-	slices.Sort(sids)
+	sids := slices.Sorted(maps.Keys(p.outcomes))
 	fetch := func(ctx context.Context, i int) (*judged, error) { return p.read(ctx, sids[i]) }
 	if err := inOrder(ctx, len(sids), fetch, func(_ int, j *judged) error {
 		p.enter(j)
@@ -166,17 +160,24 @@ func (p *pruner) judge(ctx context.Context) (err error) {
 }
 
 // noneVanished is the guard against a storage that shows less than it has, and against whoever removed snapshots by hand.
-func (p *pruner) noneVanished() error {
+func (p *pruner) noneVanished(ctx context.Context) error {
 	var gone []Commit
 	for _, v := range p.last.Valid {
 		if _, there := p.outcomes[v.ID]; !there && !p.marks.hidden(v.ID) {
 			gone = append(gone, Commit{Cluster: v.Cluster, ID: v.ID})
 		}
 	}
-	if gone != nil {
-		return &VanishedError{gone}
+	if gone == nil {
+		return nil
 	}
-	return nil
+	newest, err := p.newestNumber(ctx)
+	switch {
+	case err != nil:
+		return err
+	case newest != p.last.Number:
+		return ErrOvertaken // by runs that expired and deleted them
+	}
+	return &VanishedError{gone}
 }
 
 // judged is an outcome that was read.

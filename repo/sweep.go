@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -130,14 +131,16 @@ func (p *pruner) spentMarks() (keys []string) {
 		i, there := p.outcomes[sid]
 		return !there || slices.Contains(p.void, i.Key)
 	}
-	for prefix, set := range map[string]map[string]bool{forgetPrefix: p.marks.forgotten, pinsPrefix: p.marks.pinned} {
-		for sid := range set {
-			if gone(sid) {
-				keys = append(keys, prefix+sid)
-			}
+	for _, sid := range slices.Sorted(maps.Keys(p.marks.forgotten)) {
+		if gone(sid) {
+			keys = append(keys, forgetPrefix+sid)
 		}
 	}
-	slices.Sort(keys)
+	for _, sid := range slices.Sorted(maps.Keys(p.marks.pinned)) {
+		if gone(sid) {
+			keys = append(keys, pinsPrefix+sid)
+		}
+	}
 	return keys
 }
 
