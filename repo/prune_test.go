@@ -189,40 +189,45 @@ func TestAnUnfinishedSessionBlocksUntilItIsSilentForLong(t *testing.T) {
 	}
 }
 
+// TestAFencedSessionIsContinuedWithWhatItUploaded: also after the run that fenced it is over.
 func TestAFencedSessionIsContinuedWithWhatItUploaded(t *testing.T) {
 	f := newFixture(t)
 	r := f.open(t, f.store)
 	data := pieces(4, 40)
-	former := ""
-	err := r.Write(t.Context(), options(), func(ctx context.Context, s *Session) error {
-		former = s.ID()
-		w, err := s.NewWriter()
-		must(t, err)
-		for _, b := range data {
-			_, err = w.Bytes(ctx, b)
-			must(t, err)
-		}
-		must(t, s.Flush(ctx))
-		o := pruning()
-		o.FenceAfter = time.Second
-		o.Now = func() time.Time { return time.Date(2000, 1, 2, 0, 0, 0, 0, time.UTC) }
-		must(t, f.store.Put(ctx, s.outcomeKey(), r.seal(kindOutcome, s.outcomeKey(), []byte(`{"version":1,"outcome":"FENCED","nonce":"x"}`))))
-		return s.Commit(ctx, []byte("[]"))
-	})
-	if !errors.Is(err, ErrFenced) {
-		t.Fatal(err)
-	}
-	o := options()
-	o.Former = former
-	var added Added
-	var ids []chunk.ID
-	must(t, r.Write(t.Context(), o, func(ctx context.Context, s *Session) error {
+	store := func(ctx context.Context, s *Session, data [][]byte) (ids []chunk.ID) {
 		w, err := s.NewWriter()
 		must(t, err)
 		for _, b := range data {
 			id, err := w.Bytes(ctx, b)
 			must(t, err)
 			ids = append(ids, id)
+		}
+		must(t, s.Flush(ctx))
+		return ids
+	}
+	o := options()
+	err := r.Write(t.Context(), o, func(ctx context.Context, s *Session) error {
+		o.Former = s.ID()
+		store(ctx, s, data[:30])
+		fencing := pruning()
+		fencing.FenceAfter = time.Minute
+		if report := prune(t, r, fencing); len(report.Fenced) != 1 {
+			t.Fatalf("%+v", report)
+		}
+		store(ctx, s, data[30:]) // it does not know yet
+		return s.Commit(ctx, []byte("[]"))
+	})
+	if !errors.Is(err, ErrFenced) {
+		t.Fatal(err)
+	}
+	var added Added
+	var ids []chunk.ID
+	must(t, r.Write(t.Context(), o, func(ctx context.Context, s *Session) error {
+		ids = store(ctx, s, data)
+		prune(t, r, pruning()) // condemns what the first one left
+		var b *BlockedError
+		if _, err := r.Prune(ctx, pruning()); !errors.As(err, &b) {
+			t.Fatalf("a run did not wait: %v", err)
 		}
 		manifest, err := json.Marshal(ids)
 		must(t, err)

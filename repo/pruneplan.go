@@ -250,11 +250,12 @@ func (p *pruner) condemn(key string) {
 }
 
 // mayGo says whether this run may judge a pack: its session is resolved, or was gone before the packs were listed. What a session that goes
-// on has uploaded belongs to a snapshot to come.
+// on has uploaded belongs to a snapshot to come. What one has uploaded that this very run fenced is left to the next run: if it was not dead
+// after all, its successor finds everything, and nothing is read again.
 func (p *pruner) mayGo(key string) bool {
 	k, _ := parsePackKey(key)
 	_, announced := p.began[k.sid]
-	return p.run.resolved[k.sid] || !announced
+	return (p.run.resolved[k.sid] || !announced) && !p.fencing[k.sid]
 }
 
 // chooseRepack takes the emptiest packs first, as far as the budget goes.
