@@ -125,8 +125,7 @@ func pruneText(r *repo.PruneReport, would bool, took time.Duration) string {
 	for i := range r.Fenced {
 		fmt.Fprintf(&b, "  ended, because it is silent: %s\n", describeSession(&r.Fenced[i]))
 	}
-	left := repo.Amount{Packs: r.Stored.Packs - r.Swept.Packs, Bytes: r.Stored.Bytes - r.Swept.Bytes}
-	fmt.Fprintf(&b, "  deleted: %s; left: %s\n", showAmount(r.Swept), showAmount(left))
+	fmt.Fprintf(&b, "  deleted: %s, out of %s\n", showAmount(r.Swept), showAmount(r.Stored))
 	if r.Condemned.Packs > 0 {
 		fmt.Fprintf(&b, "  the next run deletes: %s", showAmount(r.Condemned))
 		if r.Repacked.Packs > 0 {

@@ -1,0 +1,295 @@
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgtrove/pgtrove/test/pgtest"
+)
+
+// beside is a program that runs while the test does something else.
+type beside struct {
+	t         *testing.T
+	signal    func(os.Signal) error
+	wait      func() pgtest.Result
+	out, errs bytes.Buffer
+}
+
+// begin starts pgtrove.
+func (w *world) begin(args ...string) *beside {
+	w.t.Helper()
+	b := &beside{t: w.t}
+	cmd := w.Command("pgtrove", args...)
+	cmd.Stdout, cmd.Stderr = &b.out, &b.errs
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	b.signal = cmd.Process.Signal
+	b.wait = func() pgtest.Result {
+		_ = cmd.Wait()
+		return pgtest.Result{Stdout: b.out.String(), Stderr: b.errs.String(), Code: pgtest.ExitCode(cmd.ProcessState)}
+	}
+	return b
+}
+
+// finishes waits for the end, which must be a good one.
+func (b *beside) finishes() pgtest.Result {
+	b.t.Helper()
+	r := b.wait()
+	if r.Code != 0 {
+		b.t.Fatalf("exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	return r
+}
+
+// appears waits for an object that was not there before, and returns its path in the repository.
+func (w *world) appears(pattern string, before []string) string {
+	w.t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		for _, path := range w.matching(pattern) {
+			if !slices.Contains(before, path) {
+				return path
+			}
+		}
+	}
+	w.t.Fatalf("nothing new in %s after a minute", pattern)
+	return ""
+}
+
+func (w *world) matching(pattern string) (found []string) {
+	w.t.Helper()
+	paths, err := filepath.Glob(filepath.Join(w.repo, pattern))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, path := range paths {
+		rel, _ := filepath.Rel(w.repo, path)
+		found = append(found, rel)
+	}
+	return found
+}
+
+func TestWhatAKilledBackupLeftIsReclaimed(t *testing.T) {
+	w := unarchived(t, "15", still(nil))
+	w.fill("big", 80)
+	w.Exec(t, "CHECKPOINT")
+	sid := w.kill(2)
+	packs := w.packsOf(sid)
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	if p := w.prune(); len(p.Fenced) != 0 || p.Condemned.Packs != 0 { // it might be alive
+		t.Errorf("%+v", p)
+	}
+	w.unchanged("a blocked run", func() {
+		for _, flags := range [][]string{{"--json"}, {"--json", "--dry-run"}, {"--json", "--fence-after", "1h"}} {
+			r := w.fails(3, []string{"nothing was changed", sid, "on host " + host, "last wrote at 20", "hint: ", "--fence-after"}, append([]string{"prune"}, flags...)...)
+			if p := w.pruneResult(r.Stdout); len(p.Blocked) != 1 || p.Blocked[0].ID != sid || p.Blocked[0].Host != host {
+				t.Errorf("%+v", p)
+			}
+		}
+		if p := w.prune("--dry-run", "--fence-after", "1ms"); len(p.Fenced) != 1 || p.Condemned.Packs < int64(len(packs)) {
+			t.Errorf("%+v", p)
+		}
+	})
+	w.tells([]string{"prune", "--fence-after", "1ms"}, "prune run 2: 0 snapshots kept", "ended, because it is silent: the backup of cluster main on host "+host)
+	w.verify()
+
+	// What the storage does not let go is named, and the rest is done.
+	closed(t, filepath.Dir(packs[0]), 0o555, func() {
+		r := w.fails(3, []string{"refused to delete", "packs/" + sid, "hint: "}, "prune", "--max-delete", "100%", "--json")
+		if p := w.pruneResult(r.Stdout); len(p.Locked) != len(packs) {
+			t.Errorf("%+v", p)
+		}
+	})
+	w.packsOf(sid)
+	w.prune("--max-delete", "100%")
+	w.prune("--max-delete", "100%")
+	if left := w.matching("packs/*/*"); len(left) != 0 || w.stored() != 0 {
+		t.Errorf("left of a killed backup: %v", left)
+	}
+	if left := w.matching("*/" + sid + "*"); len(left) != 0 {
+		t.Errorf("left of a killed backup: %v", left)
+	}
+	drop(t, w.freeze().restored())
+}
+
+// gated is a world whose server archives only while the gate is open, so that a backup that waits for its archive stands still
+// right before its commit.
+func gated(t *testing.T) (w *world, gate func(open bool)) {
+	t.Helper()
+	dir := pgtest.TempDir(t)
+	path := filepath.Join(dir, "open")
+	conf := map[string]string{"archive_command": "test -e " + path + " && " + pgtest.Binary(t) + " wal push %p"}
+	w = newWorld(t, "15", still(conf))
+	gate = func(open bool) {
+		t.Helper()
+		var err error
+		if open {
+			err = os.WriteFile(path, nil, 0o644)
+		} else {
+			err = os.Remove(path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	gate(true)
+	return w, gate
+}
+
+// fencedBackup lets a prune, or whatever do is, happen right before the commit of a backup, and returns what became of that.
+func fencedBackup(t *testing.T, w *world, gate func(bool), do func(sid string)) (*moment, pgtest.Result) {
+	t.Helper()
+	w.Exec(t, "CHECKPOINT")
+	gate(false)
+	before := w.matching("index/*/0")
+	b := w.begin("backup", "--json", "--wal", "archive", "--wal-timeout", "1m")
+	sid := filepath.Base(filepath.Dir(w.appears("index/*/0", before)))
+	do(sid)
+	gate(true)
+	r := b.finishes()
+	m := &moment{snapshot: lastSnapshot(t, r.Stdout), world: w}
+	m.files, m.spaces = everyFile(t, w.Dir)
+	if m.ID == sid || m.WAL != "complete" || !strings.Contains(r.Stderr, "session "+sid+" was fenced by a prune") {
+		t.Errorf("snapshot %s, with WAL %s, after session %s:\n%s", m.ID, m.WAL, sid, r.Stderr)
+	}
+	return m, r
+}
+
+func TestABackupThatWasFencedGoesOnWithoutReadingEverythingAgain(t *testing.T) {
+	w, gate := gated(t)
+	w.fill("big", 60)
+	w.Exec(t, "VACUUM FREEZE big")
+	w.Exec(t, "CHECKPOINT")
+	time.Sleep(settle)
+	first := w.freeze()
+	w.fill("more", 5)
+
+	second, r := fencedBackup(t, w, gate, func(sid string) {
+		if p := w.prune("--fence-after", "1ms"); len(p.Fenced) != 1 || p.Fenced[0].ID != sid {
+			t.Errorf("%+v", p)
+		}
+	})
+	if second.Read > second.Size/4 || second.Added > second.Size/4 {
+		t.Errorf("of %d bytes, %d were read again and %d stored:\n%s", second.Size, second.Read, second.Added, r.Stderr)
+	}
+	drop(t, second.restored())
+	if next := w.freeze(); next.Read > second.Size/4 {
+		t.Errorf("the next one has read %d bytes of %d: it does not trust what the fenced one left", next.Read, next.Size)
+	}
+
+	// Now all that it is compared with is forgotten, and deleted before it goes on.
+	w.fill("last", 5)
+	third, _ := fencedBackup(t, w, gate, func(sid string) {
+		for _, id := range w.ids() {
+			w.ok("forget", id)
+		}
+		w.prune("--fence-after", "1ms")
+		w.prune("--max-delete", "100%")
+		if left := w.stored(); left != 0 {
+			t.Errorf("%d bytes are left", left)
+		}
+	})
+	w.shows(third.ID)
+	drop(t, third.restored())
+	w.fails(4, []string{"no such snapshot"}, "restore", first.ID, "--to", w.newDir())
+}
+
+func TestARestoreOfWhatIsForgottenFinishesOrSaysSo(t *testing.T) {
+	w := unarchived(t, "15", still(nil))
+	w.fill("big", 100)
+	m := w.freeze()
+	w.Exec(t, "TRUNCATE big")
+	w.freeze()
+	begin := func() (*beside, string) {
+		dir := w.newDir()
+		b := w.begin("restore", m.ID, "--no-recovery", "--to", dir, "--jobs", "1")
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if _, err := os.Stat(filepath.Join(dir, "base")); err == nil {
+				break
+			}
+		}
+		if err := b.signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		return b, dir
+	}
+	resume := func(b *beside) {
+		if err := b.signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	first, dir := begin()
+	second, part := begin()
+	w.ok("forget", m.ID)
+	if p := w.prune(); p.Condemned.Bytes < 90<<20 {
+		t.Fatalf("%+v", p)
+	}
+	resume(first)
+	first.finishes()
+	got, _ := everyFile(t, dir)
+	for path, want := range m.files {
+		if got[path] != want {
+			t.Errorf("%s is %q, want %q", path, got[path], want)
+		}
+	}
+	drop(t, dir)
+
+	w.prune("--max-delete", "100%")
+	resume(second)
+	expect(t, second.wait(), 4, []string{m.ID, "it was forgotten, and a prune has removed it meanwhile", "hint: "}, "restore")
+	if err := pgtest.Adopt(t, w.Version, part).StartErr(); err == nil {
+		t.Error("half a cluster starts")
+	}
+}
+
+// Two hosts back up clones of one cluster, each with a cache of its own.
+func TestClonesShareWhatTheyStoreAlsoAtTheSameTime(t *testing.T) {
+	w := unarchived(t, "15", still(nil))
+	w.fill("big", 60)
+	w.Stop(t, pgtest.Fast)
+	copied := filepath.Join(w.dir, "clone")
+	pgtest.MustRun(t, pgtest.Command(t, w.dir, "cp", "-a", w.Dir, copied))
+	w.Start(t)
+	clone := pgtest.Adopt(t, w.Version, copied)
+	clone.ExtraEnv = w.env()
+	clone.Start(t)
+
+	a := w.freeze("--cluster", "a")
+	b := w.freezeOf(clone, "--cluster", "b")
+	if b.Added > a.Added/10 || b.Read < a.Size*9/10 {
+		t.Errorf("the first host has stored %d bytes, and the second %d more of %d read", a.Added, b.Added, b.Read)
+	}
+
+	all := []*moment{a, b}
+	for _, s := range []*pgtest.Server{w.Server, clone} {
+		s.Exec(t, "CREATE TABLE "+map[bool]string{true: "of_a", false: "of_b"}[s == w.Server]+" AS SELECT n, gen_random_bytes(1000) FROM generate_series(1, 10000) n")
+		s.Exec(t, "UPDATE big SET n = -n WHERE n % 100 = 0")
+		s.Exec(t, "CHECKPOINT")
+	}
+	other := *w
+	other.Server = clone
+	both := []*beside{w.begin("backup", "--json", "--cluster", "a"), other.begin("backup", "--json", "--cluster", "b")}
+	for i, s := range []*pgtest.Server{w.Server, clone} {
+		m := &moment{snapshot: lastSnapshot(t, both[i].finishes().Stdout), world: w}
+		m.files, m.spaces = everyFile(t, s.Dir)
+		all = append(all, m)
+	}
+	w.verify()
+	w.ok("forget", a.ID, b.ID)
+	w.prune()
+	w.prune("--max-delete", "100%")
+	for _, m := range all[2:] {
+		drop(t, m.restored())
+	}
+}
