@@ -79,8 +79,8 @@ func TestACrashAnywhereLosesNothing(t *testing.T) {
 			t.Setenv("TMPDIR", "/dev/shm") // restores sync every file
 		}
 	}
-	base, kept := history(t)
-	for _, op := range []operation{backing(base), pushing(), forgetting(kept), pruning()} {
+	base, forgotten, kept := history(t)
+	for _, op := range []operation{backing(base), pushing(), forgetting(kept), pinning(forgotten), pruning()} {
 		t.Run(op.name, func(t *testing.T) {
 			want := base.clone(t)
 			n := want.count(t, op)
@@ -106,8 +106,8 @@ func TestACrashAnywhereLosesNothing(t *testing.T) {
 }
 
 // history is a repository in which a prune has everything to do that a prune does: condemned packs to sweep, snapshots expired and forgotten,
-// backups that were killed, packs that are mostly dead. kept is the newest snapshot.
-func history(t *testing.T) (w *world, kept string) {
+// backups that were killed, packs that are mostly dead. kept is the newest snapshot, and the one before it is forgotten.
+func history(t *testing.T) (w *world, forgotten, kept string) {
 	t.Helper()
 	control, err := os.ReadFile("../../internal/pg/testdata/control-15.bin")
 	must(t, err)
@@ -136,7 +136,7 @@ func history(t *testing.T) (w *world, kept string) {
 		t.Fatalf("a prune does not have everything to do: %d sessions fenced, %d snapshots expired, %d stay; swept %v, condemned %v, repacked %v",
 			len(r.Fenced), len(r.Expired), r.Valid, r.Swept, r.Condemned, r.Repacked)
 	}
-	return w, kept
+	return w, second, kept
 }
 
 // small is a relation of one page: several stand in one pack.
@@ -258,12 +258,7 @@ func backing(base *world) operation {
 	}
 	f = f.with(dataFile, 8, run(2, 9)...).with("data/base/5/16387", 9, run(0, 5)...)
 	taken := func(t *testing.T, w *world) bool {
-		for _, sid := range w.sound(t, "look for the new snapshot") {
-			if _, old := base.taken[sid]; !old {
-				return true
-			}
-		}
-		return false
+		return w.any(t, func(c repo.Commit) bool { return base.taken[c.ID] == nil })
 	}
 	return operation{
 		name: "backup",
@@ -304,12 +299,7 @@ func pushing() operation {
 
 func forgetting(sid string) operation {
 	hidden := func(t *testing.T, w *world) bool {
-		hidden := true
-		must(t, w.open(t, w.store).Commits(t.Context(), "", func(c repo.Commit) error {
-			hidden = hidden && c.ID != sid
-			return nil
-		}))
-		return hidden
+		return !w.any(t, func(c repo.Commit) bool { return c.ID == sid && !c.Forgotten })
 	}
 	return operation{
 		name: "forget",
@@ -320,6 +310,23 @@ func forgetting(sid string) operation {
 			}
 		},
 		done: hidden,
+	}
+}
+
+// pinning brings a forgotten snapshot back.
+func pinning(sid string) operation {
+	pinned := func(t *testing.T, w *world) bool {
+		return w.any(t, func(c repo.Commit) bool { return c.ID == sid && c.Pinned })
+	}
+	return operation{
+		name: "pin",
+		do:   func(ctx context.Context, _ *world, r *repo.Repo) error { return r.Pin(ctx, sid) },
+		told: func(t *testing.T, w *world, what string, err error) {
+			if err == nil && !pinned(t, w) {
+				t.Errorf("%s: success was told, and the snapshot is not pinned", what)
+			}
+		},
+		done: pinned,
 	}
 }
 
