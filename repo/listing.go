@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgtrove/pgtrove/storage"
@@ -53,23 +54,38 @@ func (r *Repo) list(ctx context.Context, who reader) (*listing, error) {
 		l.segments = append(l.segments, b.Key)
 	}
 	void := map[string]bool{}
+	if who == forWriting {
+		if void, err = r.voidSessions(ctx, l); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range l.names {
-		sid := segmentSession(name)
-		if !l.sessions[sid] || l.run.resolved[sid] {
-			continue
-		}
-		if who == forWriting {
-			if _, known := void[sid]; !known {
-				if void[sid], err = r.void(ctx, l.outcomes[sid]); err != nil {
-					return nil, err
-				}
-			}
-		}
-		if !void[sid] {
+		if sid := segmentSession(name); l.open(sid) && !void[sid] {
 			l.segments = append(l.segments, name)
 		}
 	}
 	return l, nil
+}
+
+// open says whether a session's segments count beside the bases.
+func (l *listing) open(sid string) bool { return l.sessions[sid] && !l.run.resolved[sid] }
+
+// voidSessions gives those, of the sessions with segments, that ended without effect.
+func (r *Repo) voidSessions(ctx context.Context, l *listing) (map[string]bool, error) {
+	var sids []string
+	for _, name := range l.names {
+		sid := segmentSession(name)
+		if l.open(sid) && l.outcomes[sid] != "" && !slices.Contains(sids[max(0, len(sids)-1):], sid) { // names are in order
+			sids = append(sids, sid)
+		}
+	}
+	void := map[string]bool{}
+	fetch := func(ctx context.Context, i int) (bool, error) { return r.void(ctx, l.outcomes[sids[i]]) }
+	err := inOrder(ctx, len(sids), fetch, func(i int, v bool) error {
+		void[sids[i]] = v
+		return nil
+	})
+	return void, err
 }
 
 // segmentSession is the session of the index segment under key.
@@ -78,11 +94,8 @@ func segmentSession(key string) string {
 	return sid
 }
 
-// void says whether the outcome under key ended its session without effect. key is "" where there is none.
+// void says whether the outcome under key ended its session without effect.
 func (r *Repo) void(ctx context.Context, key string) (bool, error) {
-	if key == "" {
-		return false, nil
-	}
 	o, err := r.outcome(ctx, key)
 	switch {
 	case errors.Is(err, ErrDamaged):

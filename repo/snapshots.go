@@ -22,7 +22,8 @@ type Commit struct {
 
 // Commits calls fn for every committed session of a cluster, or of all clusters where cluster is "", in order of
 // name: by cluster, and in each by the time of the session. Which count docs/protocol.md says; those that are forgotten and not pinned are
-// left out. A commit that is damaged is reported, not passed over.
+// left out. A commit that is damaged is reported, not passed over. fn is called by one goroutine at a time, not the caller's, and its error
+// is returned as it is.
 func (r *Repo) Commits(ctx context.Context, cluster string, fn func(Commit) error) error {
 	return r.AllCommits(ctx, cluster, func(c Commit) error {
 		if c.Forgotten && !c.Pinned {
@@ -51,6 +52,8 @@ func (r *Repo) AllCommits(ctx context.Context, cluster string, fn func(Commit) e
 	if err != nil {
 		return err
 	}
+	var all []Commit
+	var keys []string
 	for _, key := range slices.Sorted(maps.Values(outcomes)) {
 		where, sid, ok := strings.Cut(strings.TrimPrefix(key, snapshotsPrefix), "/")
 		if !ok || where == pruneCluster || cluster != "" && where != cluster {
@@ -60,23 +63,30 @@ func (r *Repo) AllCommits(ctx context.Context, cluster string, fn func(Commit) e
 		if !run.counts(sid, sessions) && !(run.expired(sid) && marks.pinned[sid]) {
 			continue
 		}
-		c := Commit{Cluster: where, ID: sid, Pinned: marks.pinned[sid], Forgotten: marks.forgotten[sid]}
-		o, err := r.outcome(ctx, key)
-		switch {
-		case errors.Is(err, storage.ErrNotExist):
-			continue // removed since
-		case errors.Is(err, ErrDamaged):
-			c.Err = err
-		case err != nil:
-			return err
-		case o.Outcome != outcomeSnapshot:
-			continue
-		default:
-			c.Manifest = o.Manifest
-		}
-		if err := fn(c); err != nil {
-			return err
-		}
+		all = append(all, Commit{Cluster: where, ID: sid, Pinned: marks.pinned[sid], Forgotten: marks.forgotten[sid]})
+		keys = append(keys, key)
 	}
-	return nil
+	fetch := func(ctx context.Context, i int) (bool, error) { return r.fill(ctx, keys[i], &all[i]) }
+	return inOrder(ctx, len(all), fetch, func(i int, there bool) error {
+		if !there {
+			return nil
+		}
+		return fn(all[i])
+	})
+}
+
+// fill reads a commit. false: it is none, or was removed since.
+func (r *Repo) fill(ctx context.Context, key string, c *Commit) (bool, error) {
+	o, err := r.outcome(ctx, key)
+	switch {
+	case errors.Is(err, storage.ErrNotExist):
+		return false, nil
+	case errors.Is(err, ErrDamaged):
+		c.Err = err
+	case err != nil:
+		return false, err
+	default:
+		c.Manifest = o.Manifest
+	}
+	return c.Err != nil || o.Outcome == outcomeSnapshot, nil
 }
