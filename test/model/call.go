@@ -1,0 +1,130 @@
+package model
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// What the storage says when the model makes it fail.
+var (
+	errFault = errors.New("the model's fault")
+	errDead  = errors.New("the process is dead")
+)
+
+// The verbs of a call: those of a Store, and one for a process that is about to begin its next job.
+const (
+	verbGet    = "get"
+	verbPut    = "put"
+	verbList   = "list"
+	verbDelete = "delete"
+	verbBegin  = "begin"
+)
+
+// call is a storage call that waits for its turn. A listing is as many calls as it has pages.
+type call struct {
+	by    *process
+	verb  string
+	key   string
+	span  storage.Range
+	data  []byte
+	after string // the last key of the page before
+
+	applied bool // it has had its effect, and the answer is on its way
+	result  reply
+	undo    func() // makes as if it had not been applied
+	stalled bool   // it has been held up once
+	until   int    // the step before which it is held up
+
+	answer chan reply
+}
+
+// reply is what a call gives.
+type reply struct {
+	data []byte
+	page []storage.Info
+	more bool
+	err  error
+}
+
+// writes says whether the call changes what is stored.
+func (c *call) writes() bool { return c.verb == verbPut || c.verb == verbDelete }
+
+// is says whether the call is of this verb, on a key with this prefix.
+func (c *call) is(verb, prefix string) bool {
+	return c.verb == verb && strings.HasPrefix(c.key, prefix)
+}
+
+func (c *call) fail(err error) reply {
+	return reply{err: &storage.Error{Op: c.verb, Key: c.key, Class: storage.ErrUnreachable, Err: err}}
+}
+
+// client is the Store of a process: every call waits until the scheduler lets it happen. What a process reads to open the repository
+// never changes and is read at once.
+type client struct{ p *process }
+
+func opens(key string) bool { return key == storage.ConfigKey || strings.HasPrefix(key, "keys/") }
+
+// do hands a call to the scheduler and waits for its answer, for the end of the process, or for that of ctx.
+func (s client) do(ctx context.Context, c *call) reply {
+	if err := ctx.Err(); err != nil {
+		return reply{err: &storage.Error{Op: c.verb, Key: c.key, Err: err}}
+	}
+	c.by, c.answer = s.p, make(chan reply, 1)
+	if !s.p.w.submit(c) {
+		return c.fail(errDead)
+	}
+	select {
+	case r := <-c.answer:
+		return r
+	case <-ctx.Done():
+		s.p.w.withdraw(c)
+		return reply{err: &storage.Error{Op: c.verb, Key: c.key, Err: ctx.Err()}}
+	}
+}
+
+// Get implements storage.Store.
+func (s client) Get(ctx context.Context, key string, r storage.Range, dst []byte) ([]byte, error) {
+	if opens(key) {
+		return s.p.w.disk.Get(ctx, key, r, dst)
+	}
+	a := s.do(ctx, &call{verb: verbGet, key: key, span: r})
+	if a.err != nil {
+		return nil, a.err
+	}
+	return append(dst, a.data...), nil
+}
+
+// Put implements storage.Store.
+func (s client) Put(ctx context.Context, key string, data []byte) error {
+	return s.do(ctx, &call{verb: verbPut, key: key, data: data}).err
+}
+
+// List implements storage.Store.
+func (s client) List(ctx context.Context, prefix string, fn func(storage.Info) error) error {
+	if opens(prefix) {
+		return s.p.w.disk.List(ctx, prefix, fn)
+	}
+	for after := ""; ; {
+		a := s.do(ctx, &call{verb: verbList, key: prefix, after: after})
+		if a.err != nil {
+			return a.err
+		}
+		for _, i := range a.page {
+			if err := fn(i); err != nil {
+				return err
+			}
+			after = i.Key
+		}
+		if !a.more {
+			return nil
+		}
+	}
+}
+
+// Delete implements storage.Store.
+func (s client) Delete(ctx context.Context, key string) error {
+	return s.do(ctx, &call{verb: verbDelete, key: key}).err
+}

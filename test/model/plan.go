@@ -1,0 +1,67 @@
+package model
+
+import "time"
+
+// plan is the mood of a schedule: who takes part, and how rough the weather is. Chances are in a thousand.
+type plan struct {
+	writers, pruners, readers int
+	backups, prunes           int  // of each
+	keeper                    bool // somebody forgets, pins and unpins
+	chunks                    int  // that there are to back up
+
+	pages     int // keys in a page of a listing; 0: all
+	switching int // somebody else's turn
+	stall     int // a call is held up for a while
+	faults    int // a call fails, with or without effect
+	late      int // a call has its effect, and is answered later
+	crash     int // a process dies
+	outage    int // the machine goes down
+	jump      int // time goes by
+	favourite int // which of favourites is held up half the time
+}
+
+// favourite is a point at which a delay is likely to hurt.
+type favourite struct{ verb, prefix string }
+
+// favourites are those points; the first is none.
+func favourites() []favourite {
+	return []favourite{
+		{verbDelete, "none"},
+		{verbPut, "sessions/"}, {verbPut, "packs/"}, {verbPut, "index/"}, {verbPut, "snapshots/"}, {verbPut, "gc/"},
+		{verbPut, "base/"}, {verbPut, "pins/"}, {verbPut, "forget/"},
+		{verbGet, "sessions/"}, {verbGet, "snapshots/"}, {verbGet, "gc/"}, {verbGet, "base/"}, {verbGet, "index/"}, {verbGet, "packs/"},
+		{verbList, "gc/"}, {verbList, "sessions/"}, {verbList, "snapshots/"}, {verbList, "index/"}, {verbList, "packs/"},
+		{verbList, "pins/"}, {verbList, "forget/"}, {verbList, "base/"},
+		{verbDelete, "packs/"}, {verbDelete, "sessions/"}, {verbDelete, "snapshots/"}, {verbDelete, "index/"}, {verbDelete, "base/"},
+		{verbDelete, "gc/"}, {verbBegin, ""},
+	}
+}
+
+// newPlan draws a plan.
+func newPlan(t *tape) plan {
+	p := plan{
+		writers: 1 + t.pick(3), pruners: 1 + t.pick(2), readers: t.pick(2),
+		backups: 1 + t.pick(3), prunes: 2 + t.pick(3), keeper: t.chance(600), chunks: 3 + t.pick(4),
+	}
+	p.pages = oneOf(t, 0, 0, 1, 2, 3)
+	p.switching = oneOf(t, 20, 50, 100, 300, 700)
+	p.stall = oneOf(t, 0, 5, 20, 50)
+	p.faults = oneOf(t, 0, 0, 5, 20)
+	p.late = oneOf(t, 0, 0, 20)
+	p.crash = oneOf(t, 0, 0, 3, 10)
+	p.outage = oneOf(t, 0, 0, 0, 3)
+	p.jump = oneOf(t, 0, 5, 20, 60)
+	p.favourite = t.pick(len(favourites()))
+	return p
+}
+
+// tick is how long a call takes. Sessions that begin in different calls so begin in different seconds, and their IDs sort the
+// same in every replay.
+const tick = time.Second
+
+// jumps are how much time may go by at once: less and more than the silence that means dead, and than the age that no session
+// reaches.
+func jumps() []time.Duration {
+	const day = 24 * time.Hour
+	return []time.Duration{time.Minute, 11 * time.Minute, 2 * time.Hour, day + time.Hour, 8 * day}
+}

@@ -1,0 +1,77 @@
+package model
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/repo"
+)
+
+const day = 24 * time.Hour
+
+func pruneOptions(host string) repo.PruneOptions {
+	return repo.PruneOptions{Host: host, Now: time.Now, FenceAfter: day, MaxRepack: 1 << 30, MaxDelete: 1, Mark: mark}
+}
+
+// prune is a job: a run, and where it is blocked, another.
+func (w *world) prune(ctx context.Context, p *process) error {
+	var err error
+	for range tries {
+		var report *repo.PruneReport
+		report, err = p.repo.Prune(ctx, pruneOptions(p.actor.name))
+		if err == nil {
+			w.oracle.pruned(p.actor.name, report)
+			return nil
+		}
+		var vanished *repo.VanishedError
+		if errors.As(err, &vanished) {
+			w.oracle.violated("%s misses snapshots that nobody took away: %v", p.actor.name, err)
+		}
+		if errors.Is(err, repo.ErrOvertaken) {
+			w.oracle.note(func() { w.oracle.tally.Overtaken++ })
+		}
+		var blocked *repo.BlockedError
+		if !errors.As(err, &blocked) {
+			break
+		}
+		w.note(p.actor.name, err.Error())
+		w.oracle.note(func() { w.oracle.tally.Blocked++ })
+	}
+	return err
+}
+
+// mark is the Marker of the model's snapshots.
+func mark(ctx context.Context, v *repo.View, snapshots []repo.Commit, live func(chunk.ID)) error {
+	var losses []error
+	for _, s := range snapshots {
+		ids, err := needs(ctx, v, s)
+		if errors.Is(err, repo.ErrMissing) || errors.Is(err, repo.ErrDamaged) {
+			losses = append(losses, err)
+		} else if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			live(id)
+		}
+	}
+	if losses != nil {
+		return &repo.LossError{Losses: losses}
+	}
+	return nil
+}
+
+// needs gives every chunk of a snapshot, its listing first; with an error, those that are known all the same.
+func needs(ctx context.Context, v *repo.View, s repo.Commit) ([]chunk.ID, error) {
+	listing, err := parseManifest(s.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	text, err := v.MetaChunk(ctx, listing)
+	if err != nil {
+		return []chunk.ID{listing}, err
+	}
+	ids, err := parseListing(text)
+	return append([]chunk.ID{listing}, ids...), err
+}

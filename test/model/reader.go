@@ -1,0 +1,107 @@
+package model
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/repo"
+)
+
+// loads is how often a restore loads the index anew after a missing pack: oftener than there can be prunes.
+const loads = 20
+
+// restore is a job: one of the snapshots, bit by bit.
+func (w *world) restore(ctx context.Context, p *process) error {
+	var all []repo.Commit
+	if err := p.repo.Commits(ctx, "", func(c repo.Commit) error {
+		all = append(all, c)
+		return nil
+	}); err != nil || len(all) == 0 {
+		return err
+	}
+	s := all[p.pick(len(all))]
+	w.note(p.actor.name, "restores "+s.ID)
+	var err error
+	for range loads {
+		if err = w.readAll(ctx, p.repo, s); err == nil || !errors.Is(err, repo.ErrMissing) {
+			break
+		}
+	}
+	if err == nil {
+		w.oracle.note(func() { w.oracle.tally.Restored++ })
+	}
+	if err != nil && !errors.Is(err, errFault) && !p.dead.Load() && w.oracle.mustRead(s.ID) {
+		w.oracle.violated("snapshot %s cannot be restored: %v", s.ID, err)
+	}
+	return err
+}
+
+// readAll restores a snapshot through one view of the index.
+func (w *world) readAll(ctx context.Context, r *repo.Repo, s repo.Commit) (err error) {
+	v, err := r.OpenView(ctx, "", s.Cluster)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, v.Close()) }()
+	ids, err := needs(ctx, v, s)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids[1:] {
+		if err := w.readChunk(ctx, v, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *world) readChunk(ctx context.Context, v *repo.View, id chunk.ID) error {
+	loc, err := v.Locate(id)
+	if err != nil {
+		return err
+	}
+	sealed, err := v.ReadPack(ctx, loc.Pack, int64(loc.Offset), int64(loc.Sealed), nil)
+	if err != nil {
+		return err
+	}
+	b, err := v.OpenChunk(nil, loc, sealed)
+	if err != nil {
+		return err
+	}
+	if i := w.image.piece(id); i < 0 || !bytes.Equal(b, w.image.pieces[i]) {
+		return fmt.Errorf("chunk %s is not what was backed up", id.Short())
+	}
+	return nil
+}
+
+// keep is a job of the person who forgets, pins and unpins.
+func (w *world) keep(ctx context.Context, p *process) error {
+	var all []repo.Commit
+	if err := p.repo.AllCommits(ctx, "", func(c repo.Commit) error {
+		all = append(all, c)
+		return nil
+	}); err != nil || len(all) == 0 {
+		return err
+	}
+	s := all[p.pick(len(all))]
+	switch p.pick(5) {
+	case 0, 1, 2:
+		err := p.repo.Forget(ctx, s.ID)
+		if err == nil {
+			w.oracle.note(func() { w.oracle.tally.Forgotten++ })
+		}
+		return err
+	case 3:
+		if err := p.repo.Pin(ctx, s.ID); err != nil {
+			return err
+		}
+		w.note(p.actor.name, "is told that "+s.ID+" is pinned")
+		w.oracle.pinned(s.ID)
+		return nil
+	}
+	w.oracle.unpinning(s.ID)
+	return p.repo.Unpin(ctx, s.ID)
+}

@@ -1,0 +1,143 @@
+package model
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"testing/synctest"
+	"time"
+
+	"github.com/pgtrove/pgtrove/storage/mem"
+)
+
+// maxSteps ends a schedule in which nobody gets anywhere.
+const maxSteps = 4000
+
+// world is one schedule while it runs, inside a bubble of testing/synctest: whoever is not waiting for the scheduler is waiting
+// for somebody who is.
+type world struct {
+	*script
+	plan
+	image  *image
+	chance *tape // of the scheduler
+	disk   *disk
+	oracle *oracle
+	log    *log
+
+	actors    []*actor
+	processes []*process
+	ghost     *process // of calls whose process is dead
+	group     sync.WaitGroup
+	last      *actor // whose turn it was
+	step      int
+
+	mu      sync.Mutex
+	pending []*call
+}
+
+// submit takes a call of a process in; false if the process is dead.
+func (w *world) submit(c *call) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c.by.dead.Load() {
+		return false
+	}
+	w.pending = append(w.pending, c)
+	return true
+}
+
+// withdraw takes back a call whose context has ended.
+func (w *world) withdraw(c *call) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.remove(c)
+}
+
+// remove takes a call off the pending ones. mu is held.
+func (w *world) remove(c *call) {
+	if i := slices.Index(w.pending, c); i >= 0 {
+		w.pending = slices.Delete(w.pending, i, i+1)
+	}
+}
+
+func (w *world) note(who, what string) { w.log.add(w.step, who, what) }
+
+// run plays the schedule to its end. It is called in a bubble.
+func (w *world) run(ctx context.Context) {
+	store := mem.New(time.Now)
+	w.oracle = newOracle(w.image, store)
+	w.disk = &disk{Store: store, oracle: w.oracle, pages: w.pages}
+	if err := w.image.copy(ctx, store); err != nil {
+		w.oracle.violated("copy the new repository: %v", err)
+	}
+	w.staff()
+	for _, a := range w.actors {
+		w.start(a)
+	}
+	for w.step = 1; w.step < maxSteps && w.oracle.violation == ""; w.step++ {
+		synctest.Wait()
+		c := w.choose()
+		if c == nil {
+			break
+		}
+		w.turn(ctx, c)
+		w.oracle.check(ctx)
+		w.pass()
+	}
+	synctest.Wait()
+	w.mu.Lock()
+	for _, p := range w.processes {
+		w.kill(p)
+	}
+	w.mu.Unlock()
+	w.group.Wait()
+	if w.step < maxSteps && w.oracle.violation == "" {
+		w.quiesce(ctx)
+	}
+}
+
+// pass lets time go by: always a little, sometimes much.
+func (w *world) pass() {
+	d := tick
+	if w.chance.chance(w.jump) {
+		d += oneOf(w.chance, jumps()...)
+		w.note("", "time: "+d.String()+" go by")
+	}
+	time.Sleep(d)
+}
+
+// choose gives the call whose turn it is, nil if there is none. What is chosen does not depend on the order in which the calls came in.
+func (w *world) choose() *call {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.pending) == 0 {
+		return nil
+	}
+	ready := slices.DeleteFunc(slices.Clone(w.pending), func(c *call) bool { return c.until > w.step })
+	if len(ready) == 0 {
+		// Everybody is held up: the first to go on again is next.
+		ready = []*call{slices.MinFunc(w.pending, func(a, b *call) int { return cmp.Or(cmp.Compare(a.until, b.until), order(a, b)) })}
+	}
+	slices.SortFunc(ready, order)
+	mine := func(a *actor) []*call {
+		return slices.DeleteFunc(slices.Clone(ready), func(c *call) bool { return c.by.actor != a })
+	}
+	others := w.chance.chance(w.switching)
+	if calls := mine(w.last); len(calls) > 0 && !others {
+		return calls[w.chance.pick(len(calls))]
+	}
+	var actors []*actor
+	for _, a := range w.actors {
+		if len(mine(a)) > 0 {
+			actors = append(actors, a)
+		}
+	}
+	w.last = oneOf(w.chance, actors...)
+	calls := mine(w.last)
+	return calls[w.chance.pick(len(calls))]
+}
+
+func order(a, b *call) int {
+	return cmp.Or(cmp.Compare(a.by.actor.name, b.by.actor.name), cmp.Compare(a.verb, b.verb), cmp.Compare(a.key, b.key))
+}
