@@ -25,6 +25,7 @@ type pruneJSON struct {
 	Condemned amountJSON    `json:"condemned"` // the next run deletes these
 	Repacked  amountJSON    `json:"repacked"`  // part of condemned: what is needed of them was copied
 	Rescued   amountJSON    `json:"rescued"`   // condemned before, and needed after all
+	Tidied    amountJSON    `json:"tidied"`    // files that killed writers left half-written; packs counts files
 	Locked    []string      `json:"locked"`
 	Damage    []string      `json:"damage"`
 	Seconds   float64       `json:"seconds"`
@@ -79,7 +80,7 @@ func pruneResult(r *repo.PruneReport, err error) pruneJSON {
 	j := pruneJSON{
 		Type: "prune", Run: r.Run, Snapshots: r.Valid, Removed: prunedResult(r.Expired), Returned: prunedResult(r.Returned),
 		Fenced: sessionsResult(r.Fenced), Blocked: []sessionJSON{}, Vanished: []prunedJSON{}, Stored: amountJSON(r.Stored), Deleted: amountJSON(r.Swept),
-		Condemned: amountJSON(r.Condemned), Repacked: amountJSON(r.Repacked), Rescued: amountJSON(r.Rescued), Locked: []string{}, Damage: []string{},
+		Condemned: amountJSON(r.Condemned), Repacked: amountJSON(r.Repacked), Rescued: amountJSON(r.Rescued), Tidied: amountJSON(r.Tidied), Locked: []string{}, Damage: []string{},
 	}
 	if errors.As(err, &blocked) {
 		j.Blocked = sessionsResult(blocked.Sessions)
@@ -132,6 +133,9 @@ func pruneText(r *repo.PruneReport, would bool, took time.Duration) string {
 			fmt.Fprintf(&b, ", of which %s still held something needed, which is copied", showAmount(r.Repacked))
 		}
 		b.WriteString("\n")
+	}
+	if r.Tidied.Packs > 0 {
+		fmt.Fprintf(&b, "  half-written by backups that were killed, deleted too: %s of %s\n", showCount(int64(r.Tidied.Packs), "file", "files"), showBytes(r.Tidied.Bytes))
 	}
 	if r.Rescued.Packs > 0 {
 		fmt.Fprintf(&b, "  needed after all: %s\n", showAmount(r.Rescued))
