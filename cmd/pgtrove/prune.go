@@ -186,7 +186,7 @@ func (p *pruneRun) shortcomings(r *repo.PruneReport) error {
 		for _, err := range r.Damage {
 			p.out.line("", "damaged: %v", err)
 		}
-		err := fmt.Errorf("prune: %s damaged, so no pack is deleted", showCount(int64(n), "thing that snapshots need is", "things that snapshots need are"))
+		err := fmt.Errorf("prune: %s damaged or missing, so no pack is deleted", showCount(int64(n), "thing is", "things are"))
 		return withHint(classified{err, repo.ErrDamaged},
 			"`pgtrove verify` says which snapshots are concerned: repair them (a new backup stores again what the cluster still has), or `pgtrove forget` them")
 	}

@@ -96,11 +96,12 @@ func TestWhatAKilledBackupLeftIsReclaimed(t *testing.T) {
 				t.Errorf("%+v", p)
 			}
 		}
-		if p := w.prune("--dry-run", "--fence-after", "1ms"); len(p.Fenced) != 1 || p.Condemned.Packs < int64(len(packs)) {
-			t.Errorf("%+v", p)
-		}
+		w.tells([]string{"prune", "--dry-run", "--fence-after", "1ms"}, "nothing was changed; prune run 2 would do this", "ended, because it is silent: ")
 	})
 	w.tells([]string{"prune", "--fence-after", "1ms"}, "prune run 2: 0 snapshots kept", "ended, because it is silent: the backup of cluster main on host "+host)
+	if p := w.prune(); p.Condemned.Packs != int64(len(packs)) || len(p.Fenced) != 0 { // not before: it might have come back
+		t.Errorf("%+v", p)
+	}
 	w.verify()
 
 	// What the storage does not let go is named, and the rest is done.
@@ -171,36 +172,36 @@ func TestABackupThatWasFencedGoesOnWithoutReadingEverythingAgain(t *testing.T) {
 	w.Exec(t, "VACUUM FREEZE big")
 	w.Exec(t, "CHECKPOINT")
 	time.Sleep(settle)
-	first := w.freeze()
-	w.fill("more", 5)
 
-	second, r := fencedBackup(t, w, gate, func(sid string) {
+	first, r := fencedBackup(t, w, gate, func(sid string) {
 		if p := w.prune("--fence-after", "1ms"); len(p.Fenced) != 1 || p.Fenced[0].ID != sid {
 			t.Errorf("%+v", p)
 		}
 	})
-	if second.Read > second.Size/4 || second.Added > second.Size/4 {
-		t.Errorf("of %d bytes, %d were read again and %d stored:\n%s", second.Size, second.Read, second.Added, r.Stderr)
+	if first.Read > first.Size/20 || first.Added > first.Size/20 || first.SkippedFiles < 60<<20 {
+		t.Errorf("of %d bytes, %d were read again and %d stored:\n%s", first.Size, first.Read, first.Added, r.Stderr)
 	}
-	drop(t, second.restored())
-	if next := w.freeze(); next.Read > second.Size/4 {
+	drop(t, first.restored())
+	if next := w.freeze(); next.Read > first.Size/20 {
 		t.Errorf("the next one has read %d bytes of %d: it does not trust what the fenced one left", next.Read, next.Size)
 	}
 
 	// Now all that it is compared with is forgotten, and deleted before it goes on.
 	w.fill("last", 5)
-	third, _ := fencedBackup(t, w, gate, func(sid string) {
+	last, _ := fencedBackup(t, w, gate, func(sid string) {
 		for _, id := range w.ids() {
 			w.ok("forget", id)
 		}
 		w.prune("--fence-after", "1ms")
-		w.prune("--max-delete", "100%")
+		for range 2 {
+			w.prune("--max-delete", "100%")
+		}
 		if left := w.stored(); left != 0 {
 			t.Errorf("%d bytes are left", left)
 		}
 	})
-	w.shows(third.ID)
-	drop(t, third.restored())
+	w.shows(last.ID)
+	drop(t, last.restored())
 	w.fails(4, []string{"no such snapshot"}, "restore", first.ID, "--to", w.newDir())
 }
 
