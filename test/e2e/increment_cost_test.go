@@ -355,7 +355,7 @@ func TestWhatTheRepositoryLostIsStoredAgain(t *testing.T) {
 		}
 		drop(t, m.restored())
 		for _, lost := range row {
-			w.forget(lost.ID)
+			w.ok("forget", lost.ID)
 		}
 		w.verify()
 	})

@@ -121,14 +121,6 @@ func drop(t *testing.T, dir string) {
 	}
 }
 
-// forget removes a snapshot as a prune run does that found nothing to sweep: what it shares with others stays.
-func (w *world) forget(id string) {
-	w.t.Helper()
-	if err := os.Remove(filepath.Join(w.repo, "snapshots", "main", id)); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
 func newSpace(t *testing.T, w *world, name string) {
 	t.Helper()
 	dir := filepath.Join(w.dir, "space-"+name)
@@ -209,12 +201,16 @@ func TestEverySnapshotOfARowComesBackBitByBit(t *testing.T) {
 
 		// Without one of the middle, the others are what they were; without the newest, the next one finds its way back.
 		drop(t, row[2].restored())
-		w.forget(row[2].ID)
+		w.ok("forget", row[2].ID)
+		w.prune()
 		w.verify()
 		drop(t, row[4].restored())
-		w.forget(row[4].ID)
+		w.ok("forget", row[4].ID)
 		w.Exec(t, "UPDATE churn SET t = 'z' WHERE n % 100 = 0")
 		last := w.freeze()
+		for range 2 {
+			w.prune("--max-delete", "100%")
+		}
 		for _, m := range []*moment{row[0], row[1], row[3], last} {
 			drop(t, m.restored())
 		}
