@@ -115,6 +115,8 @@ func (d *direct) newest(ctx context.Context) (m *snapshot.Manifest, err error) {
 	return m, err
 }
 
+func (d *direct) repository() string { return filepath.Join(d.dir, "repository") }
+
 func (d *direct) cache() string { return filepath.Join(d.dir, "cache") }
 
 // manifest says what the format wants said, and of the server nothing true.

@@ -48,6 +48,7 @@ func sections() []section {
 		{"summaries", "increment with and without WAL summaries", measureSummaries},
 		{"metadata", "metadata of a row of snapshots", measureMetadata},
 		{"scale", "a simulated cluster of 1 TB", measureScale},
+		{"prune", "prune of 200 snapshots of a simulated cluster of 1 TB", measurePrune},
 		{"profile", "where the processor's time goes", measureProfile},
 	}
 }
