@@ -5,7 +5,7 @@ package format
 type Expected struct {
 	Snapshots []ExpectedSnapshot
 	WAL       map[string]ExpectedWAL // by the object's name
-	Absent    []ID                   // chunks that only sessions which do not count have stored
+	Absent    []ID                   // chunks that only a fenced session has stored
 	Abandoned []ID                   // chunks of a session that has no outcome
 }
 

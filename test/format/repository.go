@@ -20,7 +20,9 @@ type Repository struct {
 	Bundle *Bundle
 	fsys   fs.FS
 	names  []string
+	run    *Run // the newest; nil: there is none
 	places map[ID]place
+	usable map[ID]bool // by a writer
 }
 
 // place is where a chunk is: at i of the directory of the pack key.
@@ -43,7 +45,7 @@ type Config struct {
 // Open reads the config and the first bundle that the identities open, the
 // names of all objects, and the index.
 func Open(fsys fs.FS, identities ...age.Identity) (*Repository, error) {
-	r := &Repository{fsys: fsys, places: map[ID]place{}}
+	r := &Repository{fsys: fsys, places: map[ID]place{}, usable: map[ID]bool{}}
 	object, err := r.Object("config")
 	if err != nil {
 		return nil, err
@@ -59,6 +61,9 @@ func Open(fsys fs.FS, identities ...age.Identity) (*Repository, error) {
 	}
 	if r.Bundle.Repository != r.Config.ID {
 		return nil, damaged("bundle of the repository %s in %s", r.Bundle.Repository, r.Config.ID)
+	}
+	if r.run, err = r.NewestRun(); err != nil {
+		return nil, err
 	}
 	return r, r.readIndex()
 }
@@ -188,6 +193,7 @@ type Session struct {
 	PID     int
 	Started time.Time
 	GC      uint64
+	Repack  bool
 	Nonce   string
 }
 
@@ -234,7 +240,7 @@ func (r *Repository) Outcome(name string) (Outcome, error) {
 	return o, nil
 }
 
-// Snapshots are the manifests that count.
+// Snapshots are the manifests that count and are not hidden.
 func (r *Repository) Snapshots() ([]*Manifest, error) {
 	var found []*Manifest
 	for _, name := range r.Names("snapshots/") {
@@ -242,7 +248,7 @@ func (r *Repository) Snapshots() ([]*Manifest, error) {
 		if err != nil {
 			return nil, err
 		}
-		if o.Manifest != nil && r.has("sessions/"+path.Base(name)) {
+		if counts, hidden := r.Counts(path.Base(name)); o.Manifest != nil && counts && !hidden {
 			found = append(found, o.Manifest)
 		}
 	}
@@ -301,28 +307,31 @@ func (r *Repository) Segment(name string) ([]segmentPack, error) {
 }
 
 // readIndex takes the places of all chunks from the segments that count
-// (section 7.4).
+// (section 7.10).
 func (r *Repository) readIndex() error {
-	outcomes := map[string]string{}
-	for _, name := range r.Names("snapshots/") {
-		o, err := r.Outcome(name)
-		if err != nil {
-			return err
-		}
-		outcomes[path.Base(name)] = o.Outcome
+	names, write, err := r.segments()
+	if err != nil {
+		return err
 	}
-	for _, name := range r.Names("index/") {
-		sid := strings.Split(name, "/")[1]
-		if o := outcomes[sid]; !r.has("sessions/"+sid) || o == "FENCED" || o == "ABORTED" {
-			continue
+	barred := map[string]bool{}
+	if r.run != nil {
+		for _, key := range append(append([]string(nil), r.run.Sweep...), r.run.Condemned...) {
+			barred[key] = true
 		}
+	}
+	for _, name := range names {
 		packs, err := r.Segment(name)
 		if err != nil {
 			return err
 		}
 		for _, p := range packs {
 			for i, e := range p.Directory.Chunks {
-				r.places[e.ID] = place{p.Key, p.Directory, i}
+				if r.has(p.Key) {
+					r.places[e.ID] = place{p.Key, p.Directory, i}
+				}
+				if write[name] && !barred[p.Key] {
+					r.usable[e.ID] = true
+				}
 			}
 		}
 	}
