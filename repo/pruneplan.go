@@ -222,7 +222,7 @@ func (p *pruner) decide() {
 	}
 	p.run.Sweep = append(p.run.Sweep, slices.Sorted(maps.Keys(sweep))...)
 	var partly []*surveyed
-	for key := range p.packs {
+	for _, key := range slices.Sorted(maps.Keys(p.packs)) {
 		_, there := p.fresh[key]
 		if !there || sweep[key] || !p.mayGo(key) {
 			continue

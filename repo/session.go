@@ -149,6 +149,11 @@ func (s *Session) stayAlive(ctx context.Context, done <-chan struct{}) error {
 		case <-ctx.Done():
 			return nil // somebody else knows why
 		case <-ticker.C:
+			select {
+			case <-done: // at the same moment
+				return nil
+			default:
+			}
 			if err := s.publish(ctx, always); err != nil {
 				return err
 			}
