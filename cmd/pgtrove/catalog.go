@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/snapshot"
@@ -57,28 +58,41 @@ func parseCommit(c repo.Commit) (*snapshot.Manifest, error) {
 	return m, nil
 }
 
-// find returns the commit that a person means: by its ID, or the beginning or end of one. Unlike snapshot.Find it knows damaged
+// findShown returns the snapshot that a person means, of those that are not forgotten.
+func (c *catalog) findShown(name string) (*snapshot.Manifest, error) {
+	m, err := snapshot.Find(c.snapshots, name)
+	if err == nil {
+		return m, nil
+	}
+	err = fmt.Errorf("find snapshot: %w", err)
+	if gone, lookErr := snapshot.Find(c.stubs(true), name); lookErr == nil && errors.Is(err, snapshot.ErrNotFound) && name != snapshot.Latest {
+		return nil, withHint(err, "it is forgotten: until the next prune `pgtrove pin %s` brings it back", gone.ID)
+	}
+	return nil, err
+}
+
+// find returns the commit that a person means: by its ID, or the beginning or end of one. Unlike findShown it knows damaged
 // snapshots, and those that are forgotten, unless the name fits one that is not.
 func (c *catalog) find(name string) (repo.Commit, error) {
-	at := map[string]repo.Commit{}
-	var shown, gone []*snapshot.Manifest
-	for _, commit := range c.commits {
-		at[commit.ID] = commit
-		m := &snapshot.Manifest{ID: commit.ID, Cluster: commit.Cluster}
-		if hidden(commit) {
-			gone = append(gone, m)
-		} else {
-			shown = append(shown, m)
-		}
-	}
-	m, err := snapshot.Find(shown, name)
+	m, err := snapshot.Find(c.stubs(false), name)
 	if errors.Is(err, snapshot.ErrNotFound) {
-		m, err = snapshot.Find(gone, name)
+		m, err = snapshot.Find(c.stubs(true), name)
 	}
 	if err != nil {
 		return repo.Commit{}, fmt.Errorf("find snapshot: %w", err)
 	}
-	return at[m.ID], nil
+	i := slices.IndexFunc(c.commits, func(commit repo.Commit) bool { return commit.ID == m.ID })
+	return c.commits[i], nil
+}
+
+// stubs stand for all snapshots that are forgotten, or for all that are not: damaged ones have no manifest.
+func (c *catalog) stubs(forgotten bool) (all []*snapshot.Manifest) {
+	for _, commit := range c.commits {
+		if hidden(commit) == forgotten {
+			all = append(all, &snapshot.Manifest{ID: commit.ID, Cluster: commit.Cluster})
+		}
+	}
+	return all
 }
 
 // stillCounts says whether a snapshot, given by its ID, is still there as of now: forgotten or not, no prune has removed it.

@@ -233,9 +233,9 @@ func (a *app) givenSnapshot(c *catalog, name string) (*snapshot.Manifest, string
 		m, err := c.latest(cluster)
 		return m, cluster, err
 	}
-	m, err := snapshot.Find(c.snapshots, name)
+	m, err := c.findShown(name)
 	if err != nil {
-		return nil, "", fmt.Errorf("find snapshot: %w", err)
+		return nil, "", err
 	}
 	return m, m.Cluster, nil
 }

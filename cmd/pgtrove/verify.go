@@ -69,9 +69,9 @@ func pick(c *catalog, names []string) ([]*snapshot.Manifest, error) {
 	}
 	var picked []*snapshot.Manifest
 	for _, name := range names {
-		m, err := snapshot.Find(c.snapshots, name)
+		m, err := c.findShown(name)
 		if err != nil {
-			return nil, fmt.Errorf("find snapshot: %w", err)
+			return nil, err
 		}
 		if !slices.Contains(picked, m) {
 			picked = append(picked, m)

@@ -11,6 +11,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/test/pgtest"
 )
 
 // pruned is what the tests look at of prune --json.
@@ -113,6 +116,33 @@ func (w *world) shows(want ...string) {
 	}
 }
 
+// asWriter gives commands from now on the key of a writer instead of the owner's.
+func (w *world) asWriter() {
+	w.t.Helper()
+	must := func(err error) {
+		w.t.Helper()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	found := w.matching("keys/*")
+	owners, err := keys.ParseIdentityFile(read(w.t, w.key))
+	must(err)
+	owner, err := keys.Unwrap(read(w.t, filepath.Join(w.repo, found[0])), owners...)
+	must(err)
+	writer, err := owner.For(keys.Writer)
+	must(err)
+	identity, recipient, err := keys.GenerateIdentity()
+	must(err)
+	wrapped, err := keys.Wrap(writer, recipient)
+	must(err)
+	path, key := filepath.Join(w.repo, "keys", "00112233445566ff"), filepath.Join(w.dir, "writer.txt")
+	must(os.WriteFile(path, wrapped, 0o600))
+	must(os.WriteFile(key, identity, 0o600))
+	pgtest.Own(w.t, path, key)
+	w.ExtraEnv = append(w.env(), "PGTROVE_KEY_FILE="+key)
+}
+
 // fill makes a table of about so many MB that do not compress.
 func (w *world) fill(table string, mb int) {
 	w.t.Helper()
@@ -143,8 +173,9 @@ func TestForgettingAndPruningFreesTheSpaceAndNothingElse(t *testing.T) {
 		t.Errorf("forget: exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
 	w.shows(three.ID)
-	w.fails(4, []string{"no such snapshot"}, "restore", one.ID, "--to", w.newDir())
-	w.fails(4, []string{"no such snapshot"}, "verify", two.ID)
+	for _, args := range [][]string{{"restore", one.ID, "--to", w.newDir()}, {"verify", one.ID}} {
+		w.fails(4, []string{"no such snapshot", "hint: it is forgotten", "`pgtrove pin " + one.ID + "`"}, args...)
+	}
 	w.unchanged("a dry run", func() {
 		if p := w.prune("--dry-run"); len(p.Removed) != 2 || p.Condemned.Bytes < 50<<20 {
 			t.Errorf("the dry run says %+v", p)
@@ -163,7 +194,11 @@ func TestForgettingAndPruningFreesTheSpaceAndNothingElse(t *testing.T) {
 	if allowed == nil {
 		t.Fatalf("no hint:\n%s", r.Stderr)
 	}
-	if p = w.prune("--max-delete", allowed[1]); p.Run != 2 || p.Snapshots != 1 || p.Deleted.Bytes < 50<<20 {
+	w.asWriter() // who prunes need not be able to open what is stored
+	w.fails(8, []string{"not allowed to this role"}, "restore", three.ID, "--no-recovery", "--to", w.newDir())
+	p = w.prune("--max-delete", allowed[1])
+	w.ExtraEnv = w.env()
+	if p.Run != 2 || p.Snapshots != 1 || p.Deleted.Bytes < 50<<20 {
 		t.Errorf("the second run: %+v", p)
 	}
 	// What is left is what one snapshot takes, but for packs that held something of the others too, less than half of each.

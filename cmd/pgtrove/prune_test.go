@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/snapshot"
+)
+
+func TestARefusedPruneSaysWhatAndWhatToDo(t *testing.T) {
+	day := time.Date(2026, 11, 21, 2, 15, 0, 0, time.UTC)
+	p := &pruneRun{}
+	for _, c := range []struct {
+		err         error
+		code        int
+		said, hints []string
+	}{
+		{&repo.BlockedError{Sessions: []repo.Unfinished{
+			{ID: "20261120T021500Z-1", Cluster: "main", Host: "db1", PID: 77, Started: day.Add(-24 * time.Hour), LastSeen: day.Add(-time.Hour)},
+			{ID: "20261121T021500Z-2", Cluster: "other", Host: "db2", Started: day, LastSeen: day},
+		}}, codeIncomplete,
+			[]string{"nothing was changed", "cluster main on host db1 (session 20261120T021500Z-1, process 77), which began at 2026-11-20 02:15:00Z and last wrote at 2026-11-21 01:15:00Z",
+				"and by the backup of cluster other on host db2"},
+			[]string{"--fence-after"}},
+		{&repo.VanishedError{Snapshots: []repo.Commit{{Cluster: "main", ID: "one"}, {Cluster: "b", ID: "two"}}}, codeRefused,
+			[]string{"nothing was changed", "2 snapshots", "one of cluster main, two of cluster b"}, []string{"`pgtrove forget one two`"}},
+		{&repo.TooMuchError{Swept: repo.Amount{Packs: 3, Bytes: 71 << 20}, Stored: repo.Amount{Packs: 4, Bytes: 100 << 20}, Limit: 0.5}, codeRefused,
+			[]string{"71.0 MiB of 100.0 MiB, which is 71 %", "allows 50 %"}, []string{"--dry-run", "--max-delete 80%`"}},
+		{&repo.TooMuchError{Swept: repo.Amount{Bytes: 100}, Stored: repo.Amount{Bytes: 100}, Limit: 0.99}, codeRefused,
+			[]string{"100 %"}, []string{"--max-delete 100%`"}},
+		{fmt.Errorf("publish: %w", repo.ErrOvertaken), codeBusy, []string{"another prune run"}, []string{"one host"}},
+		{pinnedError("one"), codeRefused, []string{"forget one: it is pinned; nothing was changed"}, []string{"`pgtrove unpin one`"}},
+		{fmt.Errorf("pin one: %w", repo.ErrNotCounted), codeAbsent, []string{"pin one: no such snapshot"}, []string{"pgtrove snapshots"}},
+	} {
+		err := p.explain(fmt.Errorf("%w", c.err))
+		if got := classify(err).code; got != c.code {
+			t.Errorf("%v: exit code %d, want %d", err, got, c.code)
+		}
+		for _, want := range c.said {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q lacks %q", err, want)
+			}
+		}
+		for _, want := range c.hints {
+			if hint := (&app{}).hint(err); !strings.Contains(hint, want) {
+				t.Errorf("%v: hint %q lacks %q", err, hint, want)
+			}
+		}
+	}
+}
+
+func TestThePruneReportSaysWhatWasDoneAndWhatWouldBe(t *testing.T) {
+	r := &repo.PruneReport{
+		Run: 7, Valid: 12, Expired: []repo.Commit{{ID: "one", Cluster: "main"}}, Returned: []repo.Commit{{ID: "two", Cluster: "main"}},
+		Fenced: []repo.Unfinished{{ID: "three", Cluster: "main", Host: "db1"}, {ID: "four", Host: "ops", Repack: true}},
+		Stored: repo.Amount{Packs: 10, Bytes: 320 << 20}, Swept: repo.Amount{Packs: 2, Bytes: 64 << 20},
+		Condemned: repo.Amount{Packs: 3, Bytes: 96 << 20}, Repacked: repo.Amount{Packs: 1, Bytes: 32 << 20}, Rescued: repo.Amount{Packs: 1, Bytes: 1 << 20}, Stopped: true,
+	}
+	did, would := pruneText(r, false, time.Second), pruneText(r, true, time.Second)
+	for _, want := range []string{
+		"prune run 7: 12 snapshots kept, 1 removed, in 1.0 s\n", "removed: snapshot one of cluster main\n", "back, because it is pinned: snapshot two",
+		"silent: the backup of cluster main on host db1 (session three", "silent: a prune on host ops (session four",
+		"deleted: 2 packs of 64.0 MiB, out of 10 packs of 320.0 MiB\n",
+		"the next run deletes: 3 packs of 96.0 MiB, of which 1 pack of 32.0 MiB still held something needed, which is copied\n",
+		"needed after all: 1 pack of 1.0 MiB\n", "a newer run has begun",
+	} {
+		if !strings.Contains(did, want) {
+			t.Errorf("it does not say %q:\n%s", want, did)
+		}
+	}
+	if !strings.HasPrefix(would, "nothing was changed; prune run 7 would do this: ") || strings.HasPrefix(did, "nothing") {
+		t.Errorf("a dry run says\n%s", would)
+	}
+}
+
+func TestAManifestThatDoesNotParseIsALossAndEndsNoPrune(t *testing.T) {
+	p := &pruneRun{app: newApp()}
+	err := p.mark(t.Context(), nil, []repo.Commit{{ID: "one", Cluster: "main", Manifest: []byte("{")}, {ID: "two", Err: repo.ErrDamaged}}, func(chunk.ID) {})
+	var lost *repo.LossError
+	if !errors.As(err, &lost) || len(lost.Losses) != 2 || !strings.Contains(lost.Losses[0].Error(), "snapshot one of cluster main") {
+		t.Errorf("%v", err)
+	}
+	if err := p.mark(t.Context(), nil, nil, func(chunk.ID) {}); err != nil {
+		t.Errorf("nothing to mark: %v", err)
+	}
+}
+
+func TestSnapshotsAreFoundAlsoIfForgottenOrDamaged(t *testing.T) {
+	c := &catalog{commits: []repo.Commit{
+		{ID: "20261101T000000Z-aa", Forgotten: true}, {ID: "20261102T000000Z-bb"}, {ID: "20261103T000000Z-cc", Err: repo.ErrDamaged},
+		{ID: "20261103T000000Z-dd", Forgotten: true, Pinned: true}, {ID: "20261104T000000Z-cc", Forgotten: true},
+	}}
+	for name, want := range map[string]string{"aa": "20261101T000000Z-aa", "20261101": "20261101T000000Z-aa", "bb": "20261102T000000Z-bb", "dd": "20261103T000000Z-dd",
+		"cc": "20261103T000000Z-cc"} { // the one of that name that is not forgotten
+		if got, err := c.find(name); err != nil || got.ID != want {
+			t.Errorf("%s is %s (%v), want %s", name, got.ID, err, want)
+		}
+	}
+	for name, want := range map[string]error{"20261103": snapshot.ErrAmbiguous, "ee": snapshot.ErrNotFound, "": snapshot.ErrNotFound} {
+		if got, err := c.find(name); !errors.Is(err, want) {
+			t.Errorf("%q is %s (%v)", name, got.ID, err)
+		}
+	}
+	if n := c.forgotten(); n != 2 {
+		t.Errorf("%d are forgotten", n)
+	}
+}
