@@ -75,7 +75,7 @@ func TestEveryPageIsExecuted(t *testing.T) {
 	for _, p := range pages {
 		names = append(names, filepath.Base(p))
 	}
-	want := []string{"README.md", "archiving-fails.md", "damaged-repository.md", "dropped-table.md", "lost-server.md"}
+	want := []string{"README.md", "archiving-fails.md", "damaged-repository.md", "dropped-table.md", "free-space.md", "lost-server.md"}
 	if !slices.Equal(names, want) {
 		t.Errorf("pages %v, tests for %v", names, want)
 	}
@@ -151,4 +151,43 @@ func TestADamagedRepositoryIsReplaced(t *testing.T) {
 	restored.Start(t)
 	restored.WaitPromoted(t)
 	same(t, restored, "SELECT count(*) FROM orders", "1000")
+}
+
+func TestSpaceIsFreed(t *testing.T) {
+	s, dir := protected(t)
+	var old []string
+	for _, table := range []string{"one", "two"} {
+		s.Exec(t, "CREATE TABLE "+table+" AS SELECT n, md5(n::text) || md5((-n)::text) AS x FROM generate_series(1, 100000) n")
+		pgtest.MustRun(t, s.Command("pgtrove", "backup", "--checkpoint", "fast", "--tag", "table="+table))
+		s.Exec(t, "DROP TABLE "+table)
+	}
+	for line := range strings.Lines(pgtest.MustRun(t, s.Command("pgtrove", "snapshots"))) {
+		if strings.Contains(line, "table=") {
+			old = append(old, strings.Fields(line)[0])
+		}
+	}
+	size := func() (sum int64) {
+		packs, err := filepath.Glob(filepath.Join(dir, "repo", "packs", "*", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range packs {
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += info.Size()
+		}
+		return sum
+	}
+	before := size()
+	follow(t, s, "free-space.md", "OLD="+strings.Join(old, " "))
+	if after := size(); len(old) != 2 || after > before/2 {
+		t.Errorf("%d bytes are left of %d without %v", after, before, old)
+	}
+	left := pgtest.MustRun(t, s.Command("pgtrove", "snapshots", "--json"))
+	if strings.Count(left, "\n") != 1 {
+		t.Errorf("other snapshots are left:\n%s", left)
+	}
+	pgtest.MustRun(t, s.Command("pgtrove", "verify", "--read-data"))
 }
