@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build setup vet test race demo bench bench-go fuzz clean help
+.PHONY: build setup vet test race model demo bench bench-go fuzz clean help
 
 # go from the path, or the toolchain that the setup fetched.
 USE_GO = export PATH="$$(test/setup/go.sh):$$PATH"
@@ -14,6 +14,8 @@ TIMEOUT ?= 15m
 FUZZTIME ?= 1m
 # further flags of the bench: see bin/bench -help
 BENCH ?=
+# how many schedules the model runs
+MODEL_N ?= 1000000
 # packages with a function of this kind
 with = $$(grep -rlE '^func $(1)[A-Z]' --include='*_test.go' . | xargs -r -n 1 dirname | sort -u)
 
@@ -32,6 +34,10 @@ test: setup ## vet and all tests, on real servers of 13 to 18
 
 race: setup ## the tests with the race detector (needs a C compiler)
 	$(USE_GO); CGO_ENABLED=1 go test -race -count=1 -timeout 60m ./...
+
+model: ## writers, prunes and readers in MODEL_N random schedules, and the bugs that these must find: hours
+	@test/setup/install.sh build
+	$(USE_GO); go test -v -count=1 -timeout 0 ./test/model -model.n $(MODEL_N) -model.time 0 -model.processes "$$(nproc)" -model.mutants .
 
 demo: ## a story on a scratch cluster: back up, lose a table, get it back
 	@test/setup/install.sh demo

@@ -61,35 +61,41 @@ func (c *call) fail(err error) reply {
 	return reply{err: &storage.Error{Op: c.verb, Key: c.key, Class: storage.ErrUnreachable, Err: err}}
 }
 
-// client is the Store of a process: every call waits until the scheduler lets it happen. What a process reads to open the repository
-// never changes and is read at once.
-type client struct{ p *process }
+// client is the Store of all processes: every call waits until the scheduler lets it happen. Which process it is that calls stands in
+// the context; a call without one, as when the repository is opened and after everybody has gone, happens at once.
+type client struct{ w *world }
 
-func opens(key string) bool { return key == storage.ConfigKey || strings.HasPrefix(key, "keys/") }
+type processKey struct{}
+
+func (s client) process(ctx context.Context) *process {
+	p, _ := ctx.Value(processKey{}).(*process)
+	return p
+}
 
 // do hands a call to the scheduler and waits for its answer, for the end of the process, or for that of ctx.
 func (s client) do(ctx context.Context, c *call) reply {
 	if err := ctx.Err(); err != nil {
 		return reply{err: &storage.Error{Op: c.verb, Key: c.key, Err: err}}
 	}
-	c.by, c.answer = s.p, make(chan reply, 1)
-	if !s.p.w.submit(c) {
+	if c.by = s.process(ctx); c.by == nil {
+		r, _ := s.w.disk.apply(ctx, c)
+		return r
+	}
+	c.answer = make(chan reply, 1)
+	if !s.w.submit(c) {
 		return c.fail(errDead)
 	}
 	select {
 	case r := <-c.answer:
 		return r
 	case <-ctx.Done():
-		s.p.w.withdraw(c)
+		s.w.withdraw(c)
 		return reply{err: &storage.Error{Op: c.verb, Key: c.key, Err: ctx.Err()}}
 	}
 }
 
 // Get implements storage.Store.
 func (s client) Get(ctx context.Context, key string, r storage.Range, dst []byte) ([]byte, error) {
-	if opens(key) {
-		return s.p.w.disk.Get(ctx, key, r, dst)
-	}
 	a := s.do(ctx, &call{verb: verbGet, key: key, span: r})
 	if a.err != nil {
 		return nil, a.err
@@ -104,9 +110,6 @@ func (s client) Put(ctx context.Context, key string, data []byte) error {
 
 // List implements storage.Store.
 func (s client) List(ctx context.Context, prefix string, fn func(storage.Info) error) error {
-	if opens(prefix) {
-		return s.p.w.disk.List(ctx, prefix, fn)
-	}
 	for after := ""; ; {
 		a := s.do(ctx, &call{verb: verbList, key: prefix, after: after})
 		if a.err != nil {

@@ -13,5 +13,5 @@
 //     the tame choice, so a failing schedule is shrunk by trying tamer choices and shorter tapes (shrink.go).
 //
 // go test ./test/model runs some schedules; make model a million of them, and the mutants: bugs put into the real source, each of
-// which the model must find (mutants.go). -model.seed=N replays one schedule, with its trace.
+// which the model must find (mutants_test.go). -model.seed=N replays one schedule, with its trace.
 package model

@@ -3,8 +3,14 @@ package model
 import (
 	"context"
 	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
 	"runtime"
 	"runtime/debug"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -15,6 +21,8 @@ var (
 	nFlag    = flag.Int("model.n", 2000, "how many schedules to run")
 	fromFlag = flag.Uint64("model.from", 1, "the first seed")
 	timeFlag = flag.Duration("model.time", 20*time.Second, "how long to run at most; 0: as long as it takes")
+	only     = flag.String("model.only", "", "pass over violations that do not match this regular expression")
+	parts    = flag.Int("model.processes", 1, "run the schedules in so many processes")
 	trials   = flag.Int("model.shrink", 2000, "how many schedules to try in order to shrink one that fails")
 )
 
@@ -38,12 +46,17 @@ func TestSchedulesKeepEveryPromise(t *testing.T) {
 		replay(t, m, *seedFlag)
 		return
 	}
+	if *parts > 1 {
+		divide(t)
+		return
+	}
+	counts := regexp.MustCompile(*only)
 	var sum tally
 	began := time.Now()
 	for seed := *fromFlag; seed < *fromFlag+uint64(*nFlag); seed++ {
 		r := play(t, m, newScript(seed), false)
 		sum.add(r.tally)
-		if r.violation != "" {
+		if r.violation != "" && counts.MatchString(r.violation) {
 			t.Logf("violation after %d schedules, in that of seed %d: %s", sum.Schedules, seed, r.violation)
 			replay(t, m, seed)
 			return
@@ -53,6 +66,25 @@ func TestSchedulesKeepEveryPromise(t *testing.T) {
 		}
 	}
 	t.Logf("%.0f schedules per second; %s", float64(sum.Schedules)/time.Since(began).Seconds(), &sum)
+}
+
+// divide runs the schedules in several processes: random numbers are one process's, and so is a schedule.
+func divide(t *testing.T) {
+	t.Helper()
+	each := *nFlag / *parts
+	var all sync.WaitGroup
+	for i := range *parts {
+		all.Go(func() {
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run", "^TestSchedulesKeepEveryPromise$", "-test.timeout", "0",
+				"-model.n", fmt.Sprint(each), "-model.from", fmt.Sprint(*fromFlag+uint64(i*each)), "-model.time", timeFlag.String())
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Errorf("process %d: %v", i, err)
+			}
+			t.Logf("process %d:\n%s", i, out)
+		})
+	}
+	all.Wait()
 }
 
 // replay runs the schedule of a seed again; if it fails, the shrunk one, with its trace.
@@ -70,4 +102,27 @@ func replay(t *testing.T, m *image, seed uint64) {
 	})
 	r = play(t, m, repeat(seed, short), true)
 	t.Errorf("violation: %s\nshrunk schedule of seed %d:\n%s\nviolation: %s", r.violation, seed, r.trace, r.violation)
+}
+
+func TestTheSameSeedGivesTheSameSchedule(t *testing.T) {
+	m := image0(t)
+	for seed := uint64(1); seed <= 100; seed++ {
+		first := play(t, m, newScript(seed), true)
+		if again := play(t, m, newScript(seed), true); again.trace != first.trace {
+			t.Fatalf("seed %d gave two traces, which differ at %s", seed, difference(first.trace, again.trace))
+		}
+		if again := play(t, m, repeat(seed, first.choices), true); again.trace != first.trace {
+			t.Fatalf("seed %d and its choices gave two traces, which differ at %s", seed, difference(first.trace, again.trace))
+		}
+	}
+}
+
+func difference(a, b string) string {
+	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
+	for i := range min(len(x), len(y)) {
+		if x[i] != y[i] {
+			return fmt.Sprintf("line %d:\n%s\n\n%s", i+1, strings.Join(x[max(0, i-4):min(i+3, len(x))], "\n"), strings.Join(y[max(0, i-4):min(i+3, len(y))], "\n"))
+		}
+	}
+	return fmt.Sprintf("the end: %d and %d lines", len(x), len(y))
 }

@@ -8,6 +8,7 @@ type plan struct {
 	backups, prunes           int  // of each
 	keeper                    bool // somebody forgets, pins and unpins
 	chunks                    int  // that there are to back up
+	flush                     int  // a backup ends its packs early
 
 	pages     int // keys in a page of a listing; 0: all
 	switching int // somebody else's turn
@@ -17,6 +18,8 @@ type plan struct {
 	crash     int // a process dies
 	outage    int // the machine goes down
 	jump      int // time goes by
+	skew      int // an actor's clock is wrong
+	dry       int // a prune is a dry run
 	favourite int // which of favourites is held up half the time
 }
 
@@ -43,6 +46,7 @@ func newPlan(t *tape) plan {
 		writers: 1 + t.pick(3), pruners: 1 + t.pick(2), readers: t.pick(2),
 		backups: 1 + t.pick(3), prunes: 2 + t.pick(3), keeper: t.chance(600), chunks: 3 + t.pick(4),
 	}
+	p.flush = oneOf(t, 300, 0)
 	p.pages = oneOf(t, 0, 0, 1, 2, 3)
 	p.switching = oneOf(t, 20, 50, 100, 300, 700)
 	p.stall = oneOf(t, 0, 5, 20, 50)
@@ -51,17 +55,26 @@ func newPlan(t *tape) plan {
 	p.crash = oneOf(t, 0, 0, 3, 10)
 	p.outage = oneOf(t, 0, 0, 0, 3)
 	p.jump = oneOf(t, 0, 5, 20, 60)
+	p.skew = oneOf(t, 0, 300)
+	p.dry = oneOf(t, 0, 100)
 	p.favourite = t.pick(len(favourites()))
 	return p
 }
 
 // tick is how long a call takes. Sessions that begin in different calls so begin in different seconds, and their IDs sort the
-// same in every replay.
-const tick = time.Second
+// same in every replay. The odd rest keeps the scheduler from waking at the very moment at which a timer of the code fires, when it
+// would be left to chance who goes first.
+const tick = time.Second + 7*time.Nanosecond
+
+const day = 24 * time.Hour
+
+// skews are by how much a clock may be wrong.
+func skews() []time.Duration {
+	return []time.Duration{3 * time.Hour, -3 * time.Hour, 3 * day, -3 * day}
+}
 
 // jumps are how much time may go by at once: less and more than the silence that means dead, and than the age that no session
 // reaches.
 func jumps() []time.Duration {
-	const day = 24 * time.Hour
 	return []time.Duration{time.Minute, 11 * time.Minute, 2 * time.Hour, day + time.Hour, 8 * day}
 }

@@ -5,15 +5,15 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync/atomic"
-
-	"github.com/pgtrove/pgtrove/repo"
+	"time"
 )
 
 // actor is somebody with jobs to do, each in the process that he has then. When it dies he starts another.
 type actor struct {
 	name string
 	tape *tape
-	jobs int // to begin yet
+	skew time.Duration // of his clock
+	jobs int           // to begin yet
 	job  func(ctx context.Context, p *process) error
 }
 
@@ -21,8 +21,8 @@ type actor struct {
 type process struct {
 	w     *world
 	actor *actor
-	repo  *repo.Repo
 	dead  atomic.Bool
+	dry   bool // it does nothing that changes anything
 }
 
 // pick makes a choice of the actor. A dead process chooses nothing.
@@ -33,10 +33,13 @@ func (p *process) pick(n int) int {
 	return p.actor.tape.pick(n)
 }
 
+// now is the time by the actor's clock.
+func (p *process) now() time.Time { return time.Now().Add(p.actor.skew) }
+
 func (p *process) chance(perMille int) bool { return p.pick(1000) >= 1000-perMille }
 
 // start runs an actor's jobs in a new process.
-func (w *world) start(a *actor) {
+func (w *world) start(ctx context.Context, a *actor) {
 	p := &process{w: w, actor: a}
 	w.processes = append(w.processes, p)
 	w.group.Go(func() {
@@ -46,13 +49,9 @@ func (w *world) start(a *actor) {
 			}
 			p.dead.Store(true)
 		}()
-		ctx := context.Background()
-		var err error
-		if p.repo, err = w.image.open(ctx, client{p}); err != nil {
-			w.oracle.violated("open: %v", err)
-		}
+		ctx := context.WithValue(ctx, processKey{}, p)
 		for a.jobs > 0 {
-			if r := (client{p}).do(ctx, &call{verb: verbBegin}); r.err != nil {
+			if r := (client{w}).do(ctx, &call{verb: verbBegin}); r.err != nil {
 				return
 			}
 			a.jobs--

@@ -9,20 +9,24 @@ import (
 	"github.com/pgtrove/pgtrove/repo"
 )
 
-const day = 24 * time.Hour
-
-func pruneOptions(host string) repo.PruneOptions {
-	return repo.PruneOptions{Host: host, Now: time.Now, FenceAfter: day, MaxRepack: 1 << 30, MaxDelete: 1, Mark: mark}
+func pruneOptions(host string, now func() time.Time) repo.PruneOptions {
+	return repo.PruneOptions{Host: host, Now: now, FenceAfter: day, MaxRepack: 1 << 30, MaxDelete: 1, Mark: mark}
 }
 
 // prune is a job: a run, and where it is blocked, another.
 func (w *world) prune(ctx context.Context, p *process) error {
+	o := pruneOptions(p.actor.name, p.now)
+	o.MaxRepack = []int64{o.MaxRepack, 0}[p.pick(2)]
+	o.DryRun = p.chance(w.dry)
+	p.dry = o.DryRun
 	var err error
 	for range tries {
 		var report *repo.PruneReport
-		report, err = p.repo.Prune(ctx, pruneOptions(p.actor.name))
-		if err == nil {
+		report, err = w.repo.Prune(ctx, o)
+		if err == nil && !o.DryRun {
 			w.oracle.pruned(p.actor.name, report)
+		}
+		if err == nil {
 			return nil
 		}
 		var vanished *repo.VanishedError

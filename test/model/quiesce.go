@@ -18,16 +18,11 @@ const lastPrunes = 4
 // quiesce lets prunes run alone, days apart, after everybody has gone, and looks at what is left: only what lives.
 func (w *world) quiesce(ctx context.Context) {
 	w.note("", "--- everybody has gone, prunes run alone")
-	r, err := w.image.open(ctx, w.disk)
-	if err != nil {
-		w.oracle.violated("open at the end: %v", err)
-		return
-	}
 	var before []string
 	for range lastPrunes + 1 {
 		before = w.oracle.objects.keys()
 		time.Sleep(8 * day)
-		report, err := r.Prune(ctx, pruneOptions("last"))
+		report, err := w.repo.Prune(ctx, pruneOptions("last", time.Now))
 		if err != nil {
 			w.oracle.violated("a prune alone fails: %v", err)
 			return
@@ -36,15 +31,15 @@ func (w *world) quiesce(ctx context.Context) {
 		w.oracle.check(ctx)
 	}
 	w.oracle.checkLeft(ctx, before)
-	w.restoreAll(ctx, r)
+	w.restoreAll(ctx)
 }
 
 // restoreAll restores every snapshot that there is, which are all that somebody relies on.
-func (w *world) restoreAll(ctx context.Context, r *repo.Repo) {
+func (w *world) restoreAll(ctx context.Context) {
 	seen := map[string]bool{}
-	if err := r.Commits(ctx, "", func(c repo.Commit) error {
+	if err := w.repo.Commits(ctx, "", func(c repo.Commit) error {
 		seen[c.ID] = true
-		return errors.Join(c.Err, w.readAll(ctx, r, c))
+		return errors.Join(c.Err, w.readAll(ctx, c))
 	}); err != nil {
 		w.oracle.violated("restore at the end: %v", err)
 	}

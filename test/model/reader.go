@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/repo"
@@ -16,7 +17,7 @@ const loads = 20
 // restore is a job: one of the snapshots, bit by bit.
 func (w *world) restore(ctx context.Context, p *process) error {
 	var all []repo.Commit
-	if err := p.repo.Commits(ctx, "", func(c repo.Commit) error {
+	if err := p.w.repo.Commits(ctx, "", func(c repo.Commit) error {
 		all = append(all, c)
 		return nil
 	}); err != nil || len(all) == 0 {
@@ -24,12 +25,7 @@ func (w *world) restore(ctx context.Context, p *process) error {
 	}
 	s := all[p.pick(len(all))]
 	w.note(p.actor.name, "restores "+s.ID)
-	var err error
-	for range loads {
-		if err = w.readAll(ctx, p.repo, s); err == nil || !errors.Is(err, repo.ErrMissing) {
-			break
-		}
-	}
+	err := w.readAll(ctx, s)
 	if err == nil {
 		w.oracle.note(func() { w.oracle.tally.Restored++ })
 	}
@@ -39,13 +35,25 @@ func (w *world) restore(ctx context.Context, p *process) error {
 	return err
 }
 
-// readAll restores a snapshot through one view of the index.
-func (w *world) readAll(ctx context.Context, r *repo.Repo, s repo.Commit) (err error) {
-	v, err := r.OpenView(ctx, "", s.Cluster)
+// readAll restores a snapshot through a view of the index, which it loads anew where a pack is missing.
+func (w *world) readAll(ctx context.Context, s repo.Commit) (err error) {
+	v, err := w.repo.OpenView(ctx, "", s.Cluster)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
+	for range loads {
+		if err = w.readOnce(ctx, v, s); !errors.Is(err, repo.ErrMissing) {
+			return err
+		}
+		if err := v.Reload(ctx); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+func (w *world) readOnce(ctx context.Context, v *repo.View, s repo.Commit) error {
 	ids, err := needs(ctx, v, s)
 	if err != nil {
 		return err
@@ -77,25 +85,29 @@ func (w *world) readChunk(ctx context.Context, v *repo.View, id chunk.ID) error 
 	return nil
 }
 
-// keep is a job of the person who forgets, pins and unpins.
+// keep is a job of the person who forgets, pins and unpins: now one snapshot, now another, and often the one that he had in mind before.
 func (w *world) keep(ctx context.Context, p *process) error {
 	var all []repo.Commit
-	if err := p.repo.AllCommits(ctx, "", func(c repo.Commit) error {
+	if err := p.w.repo.AllCommits(ctx, "", func(c repo.Commit) error {
 		all = append(all, c)
 		return nil
 	}); err != nil || len(all) == 0 {
 		return err
 	}
 	s := all[p.pick(len(all))]
+	if at := slices.IndexFunc(all, func(c repo.Commit) bool { return c.ID == w.inMind }); at >= 0 && p.chance(500) {
+		s = all[at]
+	}
+	w.inMind = s.ID
 	switch p.pick(5) {
 	case 0, 1, 2:
-		err := p.repo.Forget(ctx, s.ID)
+		err := p.w.repo.Forget(ctx, s.ID)
 		if err == nil {
 			w.oracle.note(func() { w.oracle.tally.Forgotten++ })
 		}
 		return err
 	case 3:
-		if err := p.repo.Pin(ctx, s.ID); err != nil {
+		if err := p.w.repo.Pin(ctx, s.ID); err != nil {
 			return err
 		}
 		w.note(p.actor.name, "is told that "+s.ID+" is pinned")
@@ -103,5 +115,5 @@ func (w *world) keep(ctx context.Context, p *process) error {
 		return nil
 	}
 	w.oracle.unpinning(s.ID)
-	return p.repo.Unpin(ctx, s.ID)
+	return p.w.repo.Unpin(ctx, s.ID)
 }

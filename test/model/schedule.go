@@ -40,6 +40,9 @@ func play(t *testing.T, m *image, s *script, trace bool) (r result) {
 func (w *world) staff() {
 	hire := func(name string, jobs int, job func(context.Context, *process) error) *actor {
 		a := &actor{name: name, tape: w.tape(name), jobs: jobs, job: job}
+		if t := w.tape("clocks"); t.chance(w.skew) {
+			a.skew = oneOf(t, skews()...)
+		}
 		w.actors = append(w.actors, a)
 		return a
 	}

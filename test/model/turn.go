@@ -12,7 +12,10 @@ import (
 // turn does something about the call that was chosen: as a rule it happens and is answered.
 func (w *world) turn(ctx context.Context, c *call) {
 	switch {
+	case c.by.dry && c.writes():
+		w.oracle.violated("%s, which only shows what it would do, wants to %s %s", c.by.actor.name, c.verb, c.key)
 	case c.verb == verbBegin:
+		c.by.dry = false
 		w.answer(c, reply{})
 		return
 	case c.applied:
@@ -131,7 +134,7 @@ func (w *world) die(ctx context.Context, p *process) {
 			w.haunt(ctx, c)
 		}
 	}
-	w.again(p.actor)
+	w.again(ctx, p.actor)
 }
 
 // haunt leaves a call of a dead process under way.
@@ -144,9 +147,9 @@ func (w *world) haunt(ctx context.Context, c *call) {
 }
 
 // again has the actor begin his next job, if he has one, in a new process.
-func (w *world) again(a *actor) {
+func (w *world) again(ctx context.Context, a *actor) {
 	if a.jobs > 0 {
-		w.start(a)
+		w.start(ctx, a)
 	}
 }
 
@@ -173,7 +176,7 @@ func (w *world) goDown(ctx context.Context) {
 		}
 	}
 	for _, a := range alive {
-		w.again(a)
+		w.again(ctx, a)
 	}
 }
 

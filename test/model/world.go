@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/storage/mem"
 )
 
@@ -22,6 +23,7 @@ type world struct {
 	image  *image
 	chance *tape // of the scheduler
 	disk   *disk
+	repo   *repo.Repo
 	oracle *oracle
 	log    *log
 
@@ -31,6 +33,7 @@ type world struct {
 	group     sync.WaitGroup
 	last      *actor // whose turn it was
 	step      int
+	inMind    string // the snapshot that the keeper thought of last
 
 	mu      sync.Mutex
 	pending []*call
@@ -71,9 +74,14 @@ func (w *world) run(ctx context.Context) {
 	if err := w.image.copy(ctx, store); err != nil {
 		w.oracle.violated("copy the new repository: %v", err)
 	}
+	var err error
+	if w.repo, err = w.image.open(ctx, client{w}); err != nil {
+		w.oracle.violated("open the new repository: %v", err)
+		return
+	}
 	w.staff()
 	for _, a := range w.actors {
-		w.start(a)
+		w.start(ctx, a)
 	}
 	for w.step = 1; w.step < maxSteps && w.oracle.violation == ""; w.step++ {
 		synctest.Wait()

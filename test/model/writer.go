@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/repo"
@@ -38,8 +37,8 @@ func (b *writer) backup(ctx context.Context, p *process) error {
 	for range tries {
 		var sid string
 		var listing chunk.ID
-		o := repo.SessionOptions{Cluster: b.cluster, Host: p.actor.name, Now: time.Now, Former: former}
-		err := p.repo.Write(ctx, o, func(ctx context.Context, s *repo.Session) (err error) {
+		o := repo.SessionOptions{Cluster: b.cluster, Host: p.actor.name, Now: p.now, Former: former}
+		err := p.w.repo.Write(ctx, o, func(ctx context.Context, s *repo.Session) (err error) {
 			sid = s.ID()
 			if listing, err = b.store(ctx, p, s, want, inherit); err != nil {
 				return err
@@ -97,7 +96,7 @@ func (b *writer) store(ctx context.Context, p *process, s *repo.Session, want []
 		if _, err := w.Bytes(ctx, b.image.pieces[i]); err != nil {
 			return chunk.ID{}, err
 		}
-		if p.chance(300) {
+		if p.chance(p.w.flush) {
 			if err := s.Flush(ctx); err != nil {
 				return chunk.ID{}, err
 			}
@@ -110,7 +109,7 @@ func (b *writer) store(ctx context.Context, p *process, s *repo.Session, want []
 // parent gives the listing of the cluster's newest snapshot and what stands in it; nothing if there is none that can be read.
 func (b *writer) parent(ctx context.Context, p *process, s *repo.Session) (id chunk.ID, pieces []int, err error) {
 	var last *repo.Commit
-	if err := p.repo.Commits(ctx, b.cluster, func(c repo.Commit) error {
+	if err := p.w.repo.Commits(ctx, b.cluster, func(c repo.Commit) error {
 		last = &c
 		return nil
 	}); err != nil || last == nil {
