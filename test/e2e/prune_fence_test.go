@@ -147,23 +147,33 @@ func gated(t *testing.T) (w *world, gate func(open bool)) {
 	return w, gate
 }
 
-// fencedBackup lets a prune, or whatever do is, happen right before the commit of a backup, and returns what became of that.
-func fencedBackup(t *testing.T, w *world, gate func(bool), do func(sid string)) (*moment, pgtest.Result) {
+// held lets something happen right before the commit of a backup, and returns the session that began it and what became of it.
+func held(t *testing.T, w *world, gate func(bool), do func(sid string)) (sid string, m *moment, said string) {
 	t.Helper()
 	w.Exec(t, "CHECKPOINT")
 	gate(false)
 	before := w.matching("index/*/0")
 	b := w.begin("backup", "--json", "--wal", "archive", "--wal-timeout", "1m")
-	sid := filepath.Base(filepath.Dir(w.appears("index/*/0", before)))
+	sid = filepath.Base(filepath.Dir(w.appears("index/*/0", before)))
 	do(sid)
 	gate(true)
 	r := b.finishes()
-	m := &moment{snapshot: lastSnapshot(t, r.Stdout), world: w}
+	m = &moment{snapshot: lastSnapshot(t, r.Stdout), world: w}
 	m.files, m.spaces = everyFile(t, w.Dir)
-	if m.ID == sid || m.WAL != "complete" || !strings.Contains(r.Stderr, "session "+sid+" was fenced by a prune") {
-		t.Errorf("snapshot %s, with WAL %s, after session %s:\n%s", m.ID, m.WAL, sid, r.Stderr)
+	if m.WAL != "complete" {
+		t.Errorf("the snapshot's WAL is %s", m.WAL)
 	}
-	return m, r
+	return sid, m, r.Stderr
+}
+
+// fencedBackup is held, for a backup that is fenced.
+func fencedBackup(t *testing.T, w *world, gate func(bool), do func(sid string)) (*moment, string) {
+	t.Helper()
+	sid, m, said := held(t, w, gate, do)
+	if m.ID == sid || !strings.Contains(said, "session "+sid+" was fenced by a prune") {
+		t.Errorf("snapshot %s after session %s:\n%s", m.ID, sid, said)
+	}
+	return m, said
 }
 
 func TestABackupThatWasFencedGoesOnWithoutReadingEverythingAgain(t *testing.T) {
@@ -173,17 +183,32 @@ func TestABackupThatWasFencedGoesOnWithoutReadingEverythingAgain(t *testing.T) {
 	w.Exec(t, "CHECKPOINT")
 	time.Sleep(settle)
 
-	first, r := fencedBackup(t, w, gate, func(sid string) {
+	first, said := fencedBackup(t, w, gate, func(sid string) {
 		if p := w.prune("--fence-after", "1ms"); len(p.Fenced) != 1 || p.Fenced[0].ID != sid {
 			t.Errorf("%+v", p)
 		}
 	})
 	if first.Read > first.Size/20 || first.Added > first.Size/20 || first.SkippedFiles < 60<<20 {
-		t.Errorf("of %d bytes, %d were read again and %d stored:\n%s", first.Size, first.Read, first.Added, r.Stderr)
+		t.Errorf("of %d bytes, %d were read again and %d stored:\n%s", first.Size, first.Read, first.Added, said)
 	}
 	drop(t, first.restored())
 	if next := w.freeze(); next.Read > first.Size/20 {
 		t.Errorf("the next one has read %d bytes of %d: it does not trust what the fenced one left", next.Read, next.Size)
+	}
+
+	// A backup that is not silent for long is waited for.
+	w.prune()
+	sid, waited, _ := held(t, w, gate, func(sid string) {
+		w.prune() // it has seen the run before this one
+		w.unchanged("a blocked run", func() {
+			w.fails(3, []string{"nothing was changed", sid, "hint: run prune again when it has ended"}, "prune")
+		})
+	})
+	if waited.ID != sid {
+		t.Errorf("session %s was waited for, and committed as %s", sid, waited.ID)
+	}
+	if p := w.prune(); p.Snapshots != 3 {
+		t.Errorf("%+v", p)
 	}
 
 	// Now all that it is compared with is forgotten, and deleted before it goes on.
