@@ -10,26 +10,27 @@ type plan struct {
 	chunks                    int  // that there are to back up
 	flush                     int  // a backup ends its packs early
 
-	pages     int // keys in a page of a listing; 0: all
-	switching int // somebody else's turn
-	stall     int // a call is held up for a while
-	faults    int // a call fails, with or without effect
-	late      int // a call has its effect, and is answered later
-	crash     int // a process dies
-	outage    int // the machine goes down
-	jump      int // time goes by
-	skew      int // an actor's clock is wrong
-	dry       int // a prune is a dry run
-	favourite int // which of favourites is held up half the time
+	pages     int     // keys in a page of a listing; 0: all
+	switching int     // somebody else's turn
+	stall     int     // a call is held up for a while
+	faults    int     // a call fails, with or without effect
+	late      int     // a call has its effect, and is answered later
+	crash     int     // a process dies
+	outage    int     // the machine goes down
+	jump      int     // time goes by
+	skew      int     // an actor's clock is wrong
+	dry       int     // a prune is a dry run
+	locked    int     // an object may not be deleted until everybody has gone
+	favourite []point // what is held up half the time
 }
 
-// favourite is a point at which a delay is likely to hurt.
-type favourite struct{ verb, prefix string }
+// point is a call at which a delay may hurt.
+type point struct{ verb, prefix string }
 
-// favourites are those points; the first is none.
-func favourites() []favourite {
-	return []favourite{
-		{verbDelete, "none"},
+// favourites are such points, and some that hurt together; the first is none.
+func favourites() [][]point {
+	all := [][]point{nil}
+	for _, p := range []point{
 		{verbPut, "sessions/"}, {verbPut, "packs/"}, {verbPut, "index/"}, {verbPut, "snapshots/"}, {verbPut, "gc/"},
 		{verbPut, "base/"}, {verbPut, "pins/"}, {verbPut, "forget/"},
 		{verbGet, "sessions/"}, {verbGet, "snapshots/"}, {verbGet, "gc/"}, {verbGet, "base/"}, {verbGet, "index/"}, {verbGet, "packs/"},
@@ -37,7 +38,16 @@ func favourites() []favourite {
 		{verbList, "pins/"}, {verbList, "forget/"}, {verbList, "base/"},
 		{verbDelete, "packs/"}, {verbDelete, "sessions/"}, {verbDelete, "snapshots/"}, {verbDelete, "index/"}, {verbDelete, "base/"},
 		{verbDelete, "gc/"}, {verbBegin, ""},
+	} {
+		all = append(all, []point{p})
 	}
+	return append(all,
+		[]point{{verbPut, "pins/"}, {verbPut, "gc/"}},
+		[]point{{verbPut, "pins/"}, {verbPut, "gc/"}, {verbBegin, ""}},
+		[]point{{verbPut, "sessions/"}, {verbPut, "snapshots/"}},
+		[]point{{verbPut, "snapshots/"}, {verbPut, "gc/"}},
+		[]point{{verbPut, "gc/"}, {verbDelete, ""}},
+	)
 }
 
 // newPlan draws a plan.
@@ -57,7 +67,8 @@ func newPlan(t *tape) plan {
 	p.jump = oneOf(t, 0, 5, 20, 60)
 	p.skew = oneOf(t, 0, 300)
 	p.dry = oneOf(t, 0, 100)
-	p.favourite = t.pick(len(favourites()))
+	p.locked = oneOf(t, 0, 0, 0, 100)
+	p.favourite = oneOf(t, favourites()...)
 	return p
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/repo"
@@ -83,37 +82,4 @@ func (w *world) readChunk(ctx context.Context, v *repo.View, id chunk.ID) error 
 		return fmt.Errorf("chunk %s is not what was backed up", id.Short())
 	}
 	return nil
-}
-
-// keep is a job of the person who forgets, pins and unpins: now one snapshot, now another, and often the one that he had in mind before.
-func (w *world) keep(ctx context.Context, p *process) error {
-	var all []repo.Commit
-	if err := p.w.repo.AllCommits(ctx, "", func(c repo.Commit) error {
-		all = append(all, c)
-		return nil
-	}); err != nil || len(all) == 0 {
-		return err
-	}
-	s := all[p.pick(len(all))]
-	if at := slices.IndexFunc(all, func(c repo.Commit) bool { return c.ID == w.inMind }); at >= 0 && p.chance(500) {
-		s = all[at]
-	}
-	w.inMind = s.ID
-	switch p.pick(5) {
-	case 0, 1, 2:
-		err := p.w.repo.Forget(ctx, s.ID)
-		if err == nil {
-			w.oracle.note(func() { w.oracle.tally.Forgotten++ })
-		}
-		return err
-	case 3:
-		if err := p.w.repo.Pin(ctx, s.ID); err != nil {
-			return err
-		}
-		w.note(p.actor.name, "is told that "+s.ID+" is pinned")
-		w.oracle.pinned(s.ID)
-		return nil
-	}
-	w.oracle.unpinning(s.ID)
-	return p.w.repo.Unpin(ctx, s.ID)
 }

@@ -57,7 +57,7 @@ func (w *world) staff() {
 		hire(fmt.Sprintf("reader%d", i), 3, w.restore)
 	}
 	if w.keeper {
-		hire("keeper", 5, w.keep)
+		hire("keeper", 6, w.keep)
 	}
 	w.ghost = &process{w: w, actor: hire("ghost", 0, nil)}
 }

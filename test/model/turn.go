@@ -22,6 +22,10 @@ func (w *world) turn(ctx context.Context, c *call) {
 		w.tell(ctx, c, "answered: "+c.result.text())
 		w.answer(c, c.result)
 		return
+	case c.verb == verbDelete && w.isLocked(c.key):
+		w.tell(ctx, c, "is refused")
+		w.answer(c, reply{err: &storage.Error{Op: c.verb, Key: c.key, Class: storage.ErrDenied}})
+		return
 	case w.holdUp(ctx, c):
 		return
 	}
@@ -56,7 +60,7 @@ func (w *world) turn(ctx context.Context, c *call) {
 // holdUp decides whether the call, or the process that waits for it, is held up for some steps.
 func (w *world) holdUp(ctx context.Context, c *call) bool {
 	chance := w.stall
-	if f := favourites()[w.favourite]; c.is(f.verb, f.prefix) {
+	if slices.ContainsFunc(w.favourite, func(p point) bool { return c.is(p.verb, p.prefix) }) {
 		chance = 500
 	}
 	if c.stalled || !w.chance.chance(chance) {
@@ -66,6 +70,16 @@ func (w *world) holdUp(ctx context.Context, c *call) bool {
 	c.until = w.step + 1<<(2+w.chance.pick(8))
 	w.tell(ctx, c, fmt.Sprintf("is held up until step %d", c.until))
 	return true
+}
+
+// isLocked decides, once for each object, whether the storage refuses to delete it.
+func (w *world) isLocked(key string) bool {
+	locked, known := w.locks[key]
+	if !known {
+		locked = w.chance.chance(w.locked)
+		w.locks[key] = locked
+	}
+	return locked
 }
 
 func (w *world) fail(ctx context.Context, c *call) {

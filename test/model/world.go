@@ -31,7 +31,8 @@ type world struct {
 	processes []*process
 	ghost     *process // of calls whose process is dead
 	group     sync.WaitGroup
-	last      *actor // whose turn it was
+	last      *actor          // whose turn it was
+	locks     map[string]bool // whether an object is locked, by key
 	step      int
 	inMind    string // the snapshot that the keeper thought of last
 
@@ -69,6 +70,7 @@ func (w *world) note(who, what string) { w.log.add(w.step, who, what) }
 // run plays the schedule to its end. It is called in a bubble.
 func (w *world) run(ctx context.Context) {
 	store := mem.New(time.Now)
+	w.locks = map[string]bool{}
 	w.oracle = newOracle(w.image, store)
 	w.disk = &disk{Store: store, oracle: w.oracle, pages: w.pages}
 	if err := w.image.copy(ctx, store); err != nil {
