@@ -15,7 +15,7 @@ func pruneRules() []exitRule {
 			meaning: "an unfinished backup may be using what prune would delete; nothing was changed",
 			hint:    "run prune again when it has ended. If it is dead, prune ends it once it has written nothing for --fence-after (24h by default)"},
 		{name: "`repo.VanishedError`", as: isA[*repo.VanishedError], code: codeRefused,
-			meaning: "snapshots are gone that nobody forgot; nothing was changed", hintOf: vanishedHint},
+			meaning: "snapshots are gone that nobody forgot; nothing was deleted", hintOf: vanishedHint},
 		{name: "`repo.TooMuchError`", as: isA[*repo.TooMuchError], code: codeRefused,
 			meaning: "prune would delete more at once than --max-delete allows", hintOf: tooMuchHint},
 		{name: "`repo.ErrOvertaken`", is: repo.ErrOvertaken, code: codeBusy,

@@ -38,14 +38,21 @@ pgtrove pin brings a snapshot back. All names are looked up before anything is c
 		if err != nil {
 			return err
 		}
-		if err := a.forget(ctx, r, args, dryRun); err != nil || !prune {
+		if err := a.forget(ctx, r, args, dryRun); err != nil {
 			return err
 		}
-		if dryRun {
-			a.out.info("then it would prune; `pgtrove prune --dry-run` shows what that would do now")
-			return nil
+		switch {
+		case dryRun && prune:
+			a.out.info("nothing was changed; `pgtrove prune --dry-run` shows what a prune would do now")
+		case dryRun:
+			a.out.info("nothing was changed")
+		case prune:
+			a.out.info("pruning; the space is freed by the next prune")
+			return a.prune(ctx, r, defaultPruneOptions())
+		default:
+			a.out.info("gone with the next `pgtrove prune`, and the space is freed by the one after; until then `pgtrove pin` brings a snapshot back")
 		}
-		return a.prune(ctx, r, defaultPruneOptions())
+		return nil
 	})
 	return c
 }
@@ -90,12 +97,6 @@ func (a *app) forget(ctx context.Context, r *repo.Repo, names []string, dryRun b
 		}
 	}
 	a.tellLast(c, chosen)
-	switch {
-	case dryRun:
-		a.out.info("nothing was changed")
-	default:
-		a.out.info("gone with the next `pgtrove prune`, and the space is freed by the one after; until then `pgtrove pin` brings a snapshot back")
-	}
 	return nil
 }
 

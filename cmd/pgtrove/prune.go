@@ -104,7 +104,7 @@ type pruneRun struct {
 
 // mark finds out what the snapshots need.
 func (p *pruneRun) mark(ctx context.Context, v *repo.View, commits []repo.Commit, live func(chunk.ID)) error {
-	p.out.detail("finding out what %s need", showCount(int64(len(commits)), "snapshot", "snapshots"))
+	p.out.detail("finding out what is needed by %s", showCount(int64(len(commits)), "snapshot", "snapshots"))
 	var lost repo.LossError
 	var snapshots []*snapshot.Manifest
 	for _, c := range commits {
@@ -153,7 +153,7 @@ func (p *pruneRun) explain(err error) error {
 		for _, c := range vanished.Snapshots {
 			gone = append(gone, fmt.Sprintf("%s of cluster %s", c.ID, c.Cluster))
 		}
-		return worded{fmt.Sprintf("prune: nothing was changed, because nobody forgot %s, but the storage shows it no more: %s",
+		return worded{fmt.Sprintf("prune: nothing was deleted, because nobody forgot %s, but the storage shows it no more: %s",
 			showCount(int64(len(gone)), "snapshot", "snapshots"), strings.Join(gone, ", ")), err}
 	case errors.As(err, &much):
 		return worded{fmt.Sprintf("prune: nothing was deleted: it would be %s of %s, which is %s, and --max-delete allows %.0f %%",

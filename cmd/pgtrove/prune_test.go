@@ -28,7 +28,7 @@ func TestARefusedPruneSaysWhatAndWhatToDo(t *testing.T) {
 				"and by the backup of cluster other on host db2"},
 			[]string{"--fence-after"}},
 		{&repo.VanishedError{Snapshots: []repo.Commit{{Cluster: "main", ID: "one"}, {Cluster: "b", ID: "two"}}}, codeRefused,
-			[]string{"nothing was changed", "2 snapshots", "one of cluster main, two of cluster b"}, []string{"`pgtrove forget one two`"}},
+			[]string{"nothing was deleted", "2 snapshots", "one of cluster main, two of cluster b"}, []string{"`pgtrove forget one two`"}},
 		{&repo.TooMuchError{Swept: repo.Amount{Packs: 3, Bytes: 71 << 20}, Stored: repo.Amount{Packs: 4, Bytes: 100 << 20}, Limit: 0.5}, codeRefused,
 			[]string{"71.0 MiB of 100.0 MiB, which is 71 %", "allows 50 %"}, []string{"--dry-run", "--max-delete 80%`"}},
 		{&repo.TooMuchError{Swept: repo.Amount{Bytes: 100}, Stored: repo.Amount{Bytes: 100}, Limit: 0.99}, codeRefused,
@@ -61,9 +61,19 @@ func TestThePruneReportSaysWhatWasDoneAndWhatWouldBe(t *testing.T) {
 		Stored: repo.Amount{Packs: 10, Bytes: 320 << 20}, Swept: repo.Amount{Packs: 2, Bytes: 64 << 20},
 		Condemned: repo.Amount{Packs: 3, Bytes: 96 << 20}, Repacked: repo.Amount{Packs: 1, Bytes: 32 << 20}, Rescued: repo.Amount{Packs: 1, Bytes: 1 << 20}, Stopped: true,
 	}
-	did, would := pruneText(r, false, time.Second), pruneText(r, true, time.Second)
+	say := func(dryRun bool, err error) string {
+		var text strings.Builder
+		a := newApp()
+		a.out = &output{stdout: &text, stderr: &text}
+		p := &pruneRun{app: a, o: pruneOptions{dryRun: dryRun}, begun: time.Now()}
+		if err := p.show(r, err); err != nil {
+			t.Fatal(err)
+		}
+		return text.String()
+	}
+	did := say(false, nil)
 	for _, want := range []string{
-		"prune run 7: 12 snapshots kept, 1 removed, in 1.0 s\n", "removed: snapshot one of cluster main\n", "back, because it is pinned: snapshot two",
+		"prune run 7: 12 snapshots kept, 1 removed, in ", "removed: snapshot one of cluster main\n", "back, because it is pinned: snapshot two",
 		"silent: the backup of cluster main on host db1 (session three", "silent: a prune on host ops (session four",
 		"deleted: 2 packs of 64.0 MiB, out of 10 packs of 320.0 MiB\n",
 		"the next run deletes: 3 packs of 96.0 MiB, of which 1 pack of 32.0 MiB still held something needed, which is copied\n",
@@ -73,8 +83,16 @@ func TestThePruneReportSaysWhatWasDoneAndWhatWouldBe(t *testing.T) {
 			t.Errorf("it does not say %q:\n%s", want, did)
 		}
 	}
-	if !strings.HasPrefix(would, "nothing was changed; prune run 7 would do this: ") || strings.HasPrefix(did, "nothing") {
-		t.Errorf("a dry run says\n%s", would)
+	for want, got := range map[string]string{
+		"prune run 7: 12": did, "nothing was changed; prune run 7 would do this: 12": say(true, nil),
+		"nothing was deleted; prune run 7 would do this: 12": say(false, &repo.TooMuchError{}),
+	} {
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("it does not begin with %q:\n%s", want, got)
+		}
+	}
+	if got := say(false, &repo.BlockedError{}); got != "" { // the error says all
+		t.Errorf("a blocked run says\n%s", got)
 	}
 }
 

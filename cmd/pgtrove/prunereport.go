@@ -105,18 +105,20 @@ func (p *pruneRun) show(r *repo.PruneReport, err error) error {
 	if much := (*repo.TooMuchError)(nil); p.settings.Quiet || err != nil && !errors.As(err, &much) {
 		return nil
 	}
-	would := p.o.dryRun || err != nil
-	return p.out.print("%s", pruneText(r, would, time.Since(p.begun)))
+	head := fmt.Sprintf("prune run %d", r.Run)
+	switch {
+	case p.o.dryRun:
+		head = "nothing was changed; " + head + " would do this"
+	case err != nil: // it may have ended sessions
+		head = "nothing was deleted; " + head + " would do this"
+	}
+	return p.out.print("%s: %s", head, pruneText(r, time.Since(p.begun)))
 }
 
 // pruneText says what a run did, or would do.
-func pruneText(r *repo.PruneReport, would bool, took time.Duration) string {
+func pruneText(r *repo.PruneReport, took time.Duration) string {
 	var b strings.Builder
-	head := fmt.Sprintf("prune run %d", r.Run)
-	if would {
-		head = "nothing was changed; " + head + " would do this"
-	}
-	fmt.Fprintf(&b, "%s: %s kept, %d removed, in %s\n", head, showCount(int64(r.Valid), "snapshot", "snapshots"), len(r.Expired), showDuration(took))
+	fmt.Fprintf(&b, "%s kept, %d removed, in %s\n", showCount(int64(r.Valid), "snapshot", "snapshots"), len(r.Expired), showDuration(took))
 	for _, c := range r.Expired {
 		fmt.Fprintf(&b, "  removed: snapshot %s of cluster %s\n", c.ID, c.Cluster)
 	}
@@ -126,7 +128,11 @@ func pruneText(r *repo.PruneReport, would bool, took time.Duration) string {
 	for i := range r.Fenced {
 		fmt.Fprintf(&b, "  ended, because it is silent: %s\n", describeSession(&r.Fenced[i]))
 	}
-	fmt.Fprintf(&b, "  deleted: %s, out of %s\n", showAmount(r.Swept), showAmount(r.Stored))
+	if r.Swept.Packs == 0 {
+		fmt.Fprintf(&b, "  deleted: nothing of %s\n", showAmount(r.Stored))
+	} else {
+		fmt.Fprintf(&b, "  deleted: %s, out of %s\n", showAmount(r.Swept), showAmount(r.Stored))
+	}
 	if r.Condemned.Packs > 0 {
 		fmt.Fprintf(&b, "  the next run deletes: %s", showAmount(r.Condemned))
 		if r.Repacked.Packs > 0 {
