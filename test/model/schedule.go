@@ -19,13 +19,16 @@ type result struct {
 	tally     tally
 }
 
+// planTape is the tape that the plan is drawn from.
+const planTape = "plan"
+
 // play runs the schedule of a script.
 func play(t *testing.T, m *image, s *script, trace bool) (r result) {
 	reader := rand.Reader
 	rand.Reader = &source{seed: s.seed, streams: map[int]*mathrand.ChaCha8{}}
 	defer func() { rand.Reader = reader }()
 	synctest.Test(t, func(*testing.T) {
-		w := &world{script: s, plan: newPlan(s.tape("plan")), image: m, chance: s.tape("scheduler"), log: newLog(trace)}
+		w := &world{script: s, plan: newPlan(s.tape(planTape)), image: m, chance: s.tape("scheduler"), log: newLog(trace)}
 		w.run(context.Background())
 		w.oracle.tally.Schedules, w.oracle.tally.Steps = 1, w.step
 		r = result{violation: w.oracle.violation, choices: s.choices(), tally: w.oracle.tally}
@@ -42,6 +45,7 @@ func (w *world) staff() {
 		a := &actor{name: name, tape: w.tape(name), jobs: jobs, job: job}
 		if t := w.tape("clocks"); t.chance(w.skew) {
 			a.skew = oneOf(t, skews()...)
+			w.note(name, "has a clock that is wrong by "+a.skew.String())
 		}
 		w.actors = append(w.actors, a)
 		return a

@@ -16,7 +16,7 @@ func shrink(choices map[string][]int, trials int, fails func(map[string][]int) b
 	s := shrinker{best: choices, left: trials, fails: fails}
 	for improved := true; improved && s.left > 0; {
 		improved = false
-		for _, name := range slices.Sorted(maps.Keys(s.best)) {
+		for _, name := range s.names() {
 			improved = s.shorten(name) || improved
 			improved = s.tame(name) || improved
 			improved = s.drop(name) || improved
@@ -29,6 +29,12 @@ type shrinker struct {
 	best  map[string][]int
 	left  int
 	fails func(map[string][]int) bool
+}
+
+// names gives the tapes: the plan first, since the most hangs on it.
+func (s *shrinker) names() []string {
+	names := slices.Sorted(maps.Keys(s.best))
+	return append([]string{planTape}, slices.DeleteFunc(names, func(n string) bool { return n == planTape })...)
 }
 
 // try takes a tape over if the schedule still fails with it.

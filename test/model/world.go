@@ -3,6 +3,7 @@ package model
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"testing/synctest"
@@ -81,6 +82,7 @@ func (w *world) run(ctx context.Context) {
 		w.oracle.violated("open the new repository: %v", err)
 		return
 	}
+	w.note("", fmt.Sprintf("%+v", w.plan))
 	w.staff()
 	for _, a := range w.actors {
 		w.start(ctx, a)
