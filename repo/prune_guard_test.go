@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/storage/fault"
@@ -17,9 +18,13 @@ func TestSnapshotsThatVanishedStopAPruneUntilTheyAreForgotten(t *testing.T) {
 	backup(t, r, pieces(8, 4))
 	prune(t, r, pruning())
 	must(t, f.store.Delete(t.Context(), snapshotsPrefix+"main/"+sid))
+	_, err := r.announce(t.Context(), options(), false) // the run would fence it
+	must(t, err)
 	var v *VanishedError
 	before := list(t, f.store, "")
-	if _, err := r.Prune(t.Context(), pruning()); !errors.As(err, &v) || v.Snapshots[0].ID != sid {
+	o := pruning()
+	o.FenceAfter = time.Second
+	if _, err := r.Prune(t.Context(), o); !errors.As(err, &v) || v.Snapshots[0].ID != sid {
 		t.Fatal(err)
 	}
 	if after := list(t, f.store, ""); !slices.Equal(before, after) {

@@ -57,6 +57,9 @@ func (p *pruner) endSessions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := p.noneVanished(ctx, func(sid string) bool { return outcomes[sid] != "" }); err != nil { // before anything is changed
+		return err
+	}
 	var dead, waiting []Unfinished
 	for _, sid := range slices.Sorted(maps.Keys(p.began)) {
 		if outcomes[sid] != "" {
@@ -136,7 +139,7 @@ func (p *pruner) judge(ctx context.Context) (err error) {
 	if p.sessions, err = p.Repo.sessions(ctx); err != nil {
 		return err
 	}
-	if err := p.noneVanished(ctx); err != nil {
+	if err := p.noneVanished(ctx, func(sid string) bool { _, there := p.outcomes[sid]; return there }); err != nil {
 		return err
 	}
 	p.run = &gcRun{Version: gcVersion, Number: p.last.Number + 1, Nonce: newNonce(), Host: p.o.Host, Time: p.o.Now().UTC(),
@@ -159,15 +162,24 @@ func (p *pruner) judge(ctx context.Context) (err error) {
 	return nil
 }
 
-// noneVanished is the guard against a storage that shows less than it has, and against whoever removed snapshots by hand.
-func (p *pruner) noneVanished(ctx context.Context) error {
+// noneVanished is the guard against a storage that shows less than it has, and against whoever removed snapshots by hand. has says of
+// which sessions a listing has shown an outcome.
+func (p *pruner) noneVanished(ctx context.Context, has func(sid string) bool) error {
 	var gone []Commit
 	for _, v := range p.last.Valid {
-		if _, there := p.outcomes[v.ID]; !there && !p.marks.hidden(v.ID) {
+		if !has(v.ID) {
 			gone = append(gone, Commit{Cluster: v.Cluster, ID: v.ID})
 		}
 	}
 	if gone == nil {
+		return nil
+	}
+	m, err := p.Repo.marks(ctx)
+	if err != nil {
+		return err
+	}
+	gone = slices.DeleteFunc(gone, func(c Commit) bool { return m.hidden(c.ID) })
+	if len(gone) == 0 {
 		return nil
 	}
 	newest, err := p.newestNumber(ctx)
