@@ -3,21 +3,26 @@ package model
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/pgtrove/pgtrove/storage"
 )
 
-// disk is the storage below the schedule, where calls have their effect at once. It tells the oracle what changed.
+// disk is the storage below the schedule, where calls have their effect at once, one at a time. It tells the oracle what changed.
 type disk struct {
 	storage.Store
 	oracle *oracle
 	pages  int // keys in a page of a listing; 0: all
+
+	mu sync.Mutex // held by a call while it happens: those of a prune that runs alone come from several goroutines
 }
 
 var errPageFull = errors.New("the page is full")
 
 // apply lets a call happen and gives its answer, and how it is undone where it can be.
 func (d *disk) apply(ctx context.Context, c *call) (r reply, undo func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	switch c.verb {
 	case verbGet:
 		r.data, r.err = d.Get(ctx, c.key, c.span, nil)

@@ -18,11 +18,12 @@ import (
 // Flags of the model; the zero values are for make test.
 var (
 	seedFlag = flag.Uint64("model.seed", 0, "replay the schedule of this seed, with its trace")
-	nFlag    = flag.Int("model.n", 2000, "how many schedules to run")
+	nFlag    = flag.Int("model.n", 3000, "how many schedules to run")
 	fromFlag = flag.Uint64("model.from", 1, "the first seed")
 	timeFlag = flag.Duration("model.time", 20*time.Second, "how long to run at most; 0: as long as it takes")
 	only     = flag.String("model.only", "", "pass over violations that do not match this regular expression")
 	parts    = flag.Int("model.processes", 1, "run the schedules in so many processes")
+	around   = flag.String("model.around", "", "look for delays around these calls: \"put pins/,put gc/\"")
 	trials   = flag.Int("model.shrink", 2000, "how many schedules to try in order to shrink one that fails")
 )
 
@@ -54,7 +55,7 @@ func TestSchedulesKeepEveryPromise(t *testing.T) {
 	var sum tally
 	began := time.Now()
 	for seed := *fromFlag; seed < *fromFlag+uint64(*nFlag); seed++ {
-		r := play(t, m, newScript(seed), false)
+		r := play(t, m, newScript(seed, parsePoints(*around)...), false)
 		sum.add(r.tally)
 		if r.violation != "" && counts.MatchString(r.violation) {
 			t.Logf("violation after %d schedules, in that of seed %d: %s", sum.Schedules, seed, r.violation)
@@ -90,7 +91,8 @@ func divide(t *testing.T) {
 // replay runs the schedule of a seed again; if it fails, the shrunk one, with its trace.
 func replay(t *testing.T, m *image, seed uint64) {
 	t.Helper()
-	r := play(t, m, newScript(seed), true)
+	points := parsePoints(*around)
+	r := play(t, m, newScript(seed, points...), true)
 	if r.violation == "" {
 		t.Logf("the schedule of seed %d keeps every promise:\n%s", seed, r.trace)
 		return
@@ -98,9 +100,9 @@ func replay(t *testing.T, m *image, seed uint64) {
 	kind := kindOf(r.violation)
 	t.Logf("seed %d: %s", seed, r.violation)
 	short := shrink(r.choices, *trials, func(c map[string][]int) bool {
-		return kindOf(play(t, m, repeat(seed, c), false).violation) == kind
+		return kindOf(play(t, m, repeat(seed, c, points...), false).violation) == kind
 	})
-	r = play(t, m, repeat(seed, short), true)
+	r = play(t, m, repeat(seed, short, points...), true)
 	t.Errorf("violation: %s\nshrunk schedule of seed %d:\n%s\nviolation: %s", r.violation, seed, r.trace, r.violation)
 }
 

@@ -3,8 +3,9 @@ package model
 // mutant is a bug put into the real source on purpose: it loses a snapshot or a chunk of one. The model is worth what it finds of
 // these.
 type mutant struct {
-	name  string
-	edits []edit
+	name   string
+	edits  []edit
+	around string // where to look for it, if chance would take too long
 }
 
 // edit replaces a text that occurs once in a file of the project.
@@ -40,13 +41,13 @@ func writerMutants() []mutant {
 		return err
 	}
 	s.view = view
-`}}},
+`}}, ""},
 		{"no W5", []edit{{"repo/session.go", `func (s *Session) confirm(ctx context.Context) error {
 `, `func (s *Session) confirm(ctx context.Context) error {
 	if s != nil {
 		return nil
 	}
-`}}},
+`}}, ""},
 		{"stale cached index", []edit{
 			{"repo/view.go", `	if inMemory {
 		v.cache, err = index.OpenMemory(v.repo.config.ID)
@@ -75,21 +76,21 @@ func writerMutants() []mutant {
 			{"repo/view.go", `// Reload looks`, `var staleCaches sync.Map
 
 // Reload looks`},
-		}},
+		}, ""},
 		{"segments of fenced sessions believed", []edit{{"repo/listing.go", `		if void, err = r.voidSessions(ctx, l); err != nil {
 `, `		if void, err = map[string]bool{}, nil; err != nil {
-`}}},
+`}}, ""},
 		{"gc listed once while the index is loaded", []edit{{"repo/view.go", `		case newest != l.run.Number:
 `, `		case newest == 0 && l.run.Number > 0:
-`}}},
+`}}, ""},
 		{"condemned packs used", []edit{{"repo/view.go", `		if v.who == forWriting {
 			v.barred = l.run.barred()
 		}
-`, ``}}},
+`, ``}}, ""},
 		{"W6 trusting its memory", []edit{{"repo/resume.go", `			if p, ok := parsePackKey(i.Key); ok && !s.view.isExcepted(i.Key) {
 `, `			if p, ok := parsePackKey(i.Key); ok && (!s.view.isExcepted(i.Key) || sid == s.opt.Former) {
 				delete(s.view.barred, i.Key)
-`}}},
+`}}, ""},
 	}
 }
 
@@ -97,12 +98,12 @@ func prunerMutants() []mutant {
 	return []mutant{
 		{"no blocking in P2", []edit{{"repo/prunejudge.go", `	if len(waiting) > 0 {
 `, `	if len(waiting) < 0 {
-`}}},
+`}}, ""},
 		{"clock-only grace", []edit{{"repo/prunejudge.go", `		if !p.o.DryRun {
 			if err := p.fence(ctx, &u); err != nil {
 `, `		if p.o.DryRun {
 			if err := p.fence(ctx, &u); err != nil {
-`}}},
+`}}, ""},
 		{"sessions listed before snapshots in P3", []edit{
 			{"repo/prunejudge.go", `	p.outcomes = map[string]storage.Info{}
 	if err := p.store.List(`, `	if p.sessions, err = p.Repo.sessions(ctx); err != nil {
@@ -118,28 +119,28 @@ func prunerMutants() []mutant {
 `, `		return fmt.Errorf("list snapshots: %w", err)
 	}
 `},
-		}},
+		}, ""},
 		{"condemned packs never rescued", []edit{{"repo/pruneplan.go", `k != nil && k.rescued {
 `, `k != nil && k.rescued && k.key == "" {
-`}}},
+`}}, ""},
 		{"what leaves never rescued", []edit{{"repo/pruneplan.go", `	if len(p.leaving) == 0 {
 `, `	if len(p.leaving) >= 0 {
-`}}},
+`}}, ""},
 		{"packs of sessions that go on judged", []edit{{"repo/pruneplan.go", `	return (p.run.resolved[k.sid] || !announced) && !p.fencing[k.sid]
 `, `	return !announced || k.sid != ""
-`}}},
+`}}, ""},
 		{"base under a fixed name", []edit{
 			{"repo/base.go", `p.run.Number, newNonce()),`, `p.run.Number, "base"),`},
 			{"repo/repack.go", `r.seal(kindIndex, key, text)); err != nil {`, `r.seal(kindIndex, key, text)); err != nil && !errors.Is(err, storage.ErrExist) {`},
-		}},
+		}, ""},
 		{"pins: acknowledged without the check", []edit{{"repo/marks.go", `	// Only now: a run that began before may have removed it for good in between.
 	if err := r.mustCount(ctx, id); err != nil {
 		return fmt.Errorf("pin %s: %w", id, err)
 	}
-`, ``}}},
+`, ``}}, ""},
 		{"pins: not seen by the run after", []edit{{"repo/prunejudge.go", `	returns := p.last.expired(j.ID) && j.Pinned
 `, `	returns := p.last.expired(j.ID) && j.Pinned && j.ID == ""
-`}}},
+`}}, ""},
 	}
 }
 
@@ -150,12 +151,12 @@ func sweepMutants() []mutant {
 		return nil, err
 	}
 	if err := p.publish(ctx); err != nil { // P7
-`}}},
+`}}, ""},
 		{"no list in P8", append(smallShards(), edit{"repo/sweep.go", `	if newest != p.run.Number {
 `, `	if newest == 0 {
-`})},
+`}), "put pins/,put gc/"},
 		{"outcome deleted before its session", []edit{{"repo/sweep.go", `bases, ended} {
 `, `bases, p.void, ended} {
-`}}},
+`}}, ""},
 	}
 }

@@ -69,7 +69,7 @@ func TestTheModelFindsTheMutants(t *testing.T) {
 		}
 		t.Run(strings.ReplaceAll(m.name, "/", ""), func(t *testing.T) {
 			began := time.Now()
-			out := runEdited(t, m.edits, mutantLimit, "-model.only", harm, "-model.shrink", "0")
+			out := runEdited(t, m.edits, mutantLimit, "-model.only", harm, "-model.around", m.around, "-model.shrink", "0")
 			found := regexp.MustCompile(`(?m)violation after (\d+) schedules.*$`).FindString(out)
 			if found == "" {
 				t.Fatalf("%s is not found in %d schedules:\n%s", m.name, mutantLimit, out)

@@ -16,7 +16,7 @@ func settled(t *testing.T) *world {
 	s := repeat(1, nil)
 	m := image0(t)
 	store := mem.New(nil)
-	w := &world{script: s, plan: newPlan(s.tape(planTape)), image: m, oracle: newOracle(m, store), log: newLog(false)}
+	w := &world{script: s, plan: newPlan(s.tape(planTape), nil), image: m, oracle: newOracle(m, store), log: newLog(false)}
 	w.disk = &disk{Store: store, oracle: w.oracle}
 	if err := m.copy(t.Context(), store); err != nil {
 		t.Fatal(err)

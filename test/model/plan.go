@@ -1,6 +1,9 @@
 package model
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // plan is the mood of a schedule: who takes part, and how rough the weather is. Chances are in a thousand.
 type plan struct {
@@ -50,8 +53,18 @@ func favourites() [][]point {
 	)
 }
 
-// newPlan draws a plan.
-func newPlan(t *tape) plan {
+// parsePoints reads what the flag -model.around says: "put pins/,put gc/".
+func parsePoints(s string) (points []point) {
+	for _, one := range strings.Split(s, ",") {
+		if verb, prefix, ok := strings.Cut(one, " "); ok {
+			points = append(points, point{verb, prefix})
+		}
+	}
+	return points
+}
+
+// newPlan draws a plan. Delays are around these points, if there are any.
+func newPlan(t *tape, around []point) plan {
 	p := plan{
 		writers: 1 + t.pick(3), pruners: 1 + t.pick(2), readers: t.pick(2),
 		backups: 1 + t.pick(3), prunes: 2 + t.pick(3), keeper: t.chance(600), chunks: 3 + t.pick(4),
@@ -69,6 +82,9 @@ func newPlan(t *tape) plan {
 	p.dry = oneOf(t, 0, 100)
 	p.locked = oneOf(t, 0, 0, 0, 100)
 	p.favourite = oneOf(t, favourites()...)
+	if around != nil {
+		p.favourite = around
+	}
 	return p
 }
 

@@ -28,7 +28,7 @@ func play(t *testing.T, m *image, s *script, trace bool) (r result) {
 	rand.Reader = &source{seed: s.seed, streams: map[int]*mathrand.ChaCha8{}}
 	defer func() { rand.Reader = reader }()
 	synctest.Test(t, func(*testing.T) {
-		w := &world{script: s, plan: newPlan(s.tape(planTape)), image: m, chance: s.tape("scheduler"), log: newLog(trace)}
+		w := &world{script: s, plan: newPlan(s.tape(planTape), s.around), image: m, chance: s.tape("scheduler"), log: newLog(trace)}
 		w.run(context.Background())
 		w.oracle.tally.Schedules, w.oracle.tally.Steps = 1, w.step
 		r = result{violation: w.oracle.violation, choices: s.choices(), tally: w.oracle.tally}

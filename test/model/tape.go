@@ -14,16 +14,18 @@ type script struct {
 	wild  bool             // choices that are not on the tapes come from the seed; otherwise they are tame
 	old   map[string][]int // choices to repeat
 	tapes map[string]*tape
+
+	around []point // where delays are looked for; nil: where chance will have it
 }
 
 // newScript gives the script of a seed.
-func newScript(seed uint64) *script {
-	return &script{seed: seed, wild: true, tapes: map[string]*tape{}}
+func newScript(seed uint64, around ...point) *script {
+	return &script{seed: seed, wild: true, tapes: map[string]*tape{}, around: around}
 }
 
 // repeat gives a script that makes these choices, and tame ones after them.
-func repeat(seed uint64, choices map[string][]int) *script {
-	return &script{seed: seed, old: choices, tapes: map[string]*tape{}}
+func repeat(seed uint64, choices map[string][]int, around ...point) *script {
+	return &script{seed: seed, old: choices, tapes: map[string]*tape{}, around: around}
 }
 
 // tape gives the tape of whoever is called so. Everyone has a tape of his own, so that a choice less of one does not change

@@ -116,8 +116,10 @@ func (w *world) settle(c *call, r reply) {
 	}
 }
 
-// kill ends a process. w.mu is held.
+// kill ends a process.
 func (w *world) kill(p *process) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	p.dead.Store(true)
 	for _, c := range slices.Clone(w.pending) {
 		if c.by == p {
@@ -131,12 +133,7 @@ func (w *world) kill(p *process) {
 func (w *world) die(ctx context.Context, p *process) {
 	w.note(p.actor.name, "CRASHES")
 	w.oracle.tally.Crashes++
-	w.mu.Lock()
-	calls := slices.Clone(w.pending)
-	w.kill(p)
-	w.mu.Unlock()
-	slices.SortFunc(calls, order)
-	for _, c := range calls {
+	for _, c := range w.sorted() {
 		if c.by != p || !c.writes() || c.applied {
 			continue
 		}
@@ -148,7 +145,15 @@ func (w *world) die(ctx context.Context, p *process) {
 			w.haunt(ctx, c)
 		}
 	}
+	w.kill(p)
 	w.again(ctx, p.actor)
+}
+
+// sorted gives the calls that wait.
+func (w *world) sorted() []*call {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.SortedFunc(slices.Values(w.pending), order)
 }
 
 // haunt leaves a call of a dead process under way.
@@ -171,27 +176,21 @@ func (w *world) again(ctx context.Context, a *actor) {
 func (w *world) goDown(ctx context.Context) {
 	w.note("", "THE MACHINE GOES DOWN")
 	w.oracle.tally.Outages++
-	w.mu.Lock()
-	calls := slices.Clone(w.pending)
-	slices.SortFunc(calls, order)
-	var alive []*actor
-	for _, p := range slices.Clone(w.processes) {
-		if p != w.ghost && !p.dead.Load() {
-			alive = append(alive, p.actor)
-			w.kill(p)
-		}
-	}
-	w.pending = nil
-	w.mu.Unlock()
-	for _, c := range calls {
+	for _, c := range w.sorted() {
 		if c.undo != nil && w.chance.pick(2) == 1 {
 			c.undo()
 			w.tell(ctx, c, "is undone")
 		}
 	}
-	for _, a := range alive {
-		w.again(ctx, a)
+	for _, p := range slices.Clone(w.processes) {
+		if p != w.ghost && !p.dead.Load() {
+			w.kill(p)
+			w.again(ctx, p.actor)
+		}
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pending = slices.DeleteFunc(w.pending, func(c *call) bool { return c.by == w.ghost })
 }
 
 // text says what a call gave.

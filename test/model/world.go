@@ -87,26 +87,35 @@ func (w *world) run(ctx context.Context) {
 	for _, a := range w.actors {
 		w.start(ctx, a)
 	}
-	for w.step = 1; w.step < maxSteps && w.oracle.violation == ""; w.step++ {
-		synctest.Wait()
+	for w.next(ctx) {
 		c := w.choose()
 		if c == nil {
 			break
 		}
 		w.turn(ctx, c)
-		w.oracle.check(ctx)
-		w.pass()
 	}
 	synctest.Wait()
-	w.mu.Lock()
 	for _, p := range w.processes {
 		w.kill(p)
 	}
-	w.mu.Unlock()
 	w.group.Wait()
 	if w.step < maxSteps && w.oracle.violation == "" {
 		w.quiesce(ctx)
 	}
+}
+
+// next begins a step once everybody waits for the scheduler; false where the schedule ends. Only until the turn that follows may the
+// scheduler look at what the actors do too.
+func (w *world) next(ctx context.Context) bool {
+	synctest.Wait()
+	w.oracle.check(ctx)
+	if w.oracle.violation != "" || w.step == maxSteps {
+		return false
+	}
+	w.step++
+	w.pass()
+	synctest.Wait() // timers may have fired
+	return true
 }
 
 // pass lets time go by: always a little, sometimes much.
