@@ -153,10 +153,11 @@ func held(t *testing.T, w *world, gate func(bool), do func(sid string)) (sid str
 	w.Exec(t, "CHECKPOINT")
 	gate(false)
 	before := w.matching("index/*/0")
-	b := w.begin("backup", "--json", "--wal", "archive", "--wal-timeout", "1m")
+	b := w.begin("backup", "--json", "--wal", "archive", "--wal-timeout", "5m")
 	sid = filepath.Base(filepath.Dir(w.appears("index/*/0", before)))
 	do(sid)
 	gate(true)
+	w.Exec(t, "SELECT pg_reload_conf()") // wakes the archiver, which after three failures sleeps for a minute
 	r := b.finishes()
 	m = &moment{snapshot: lastSnapshot(t, r.Stdout), world: w}
 	m.files, m.spaces = everyFile(t, w.Dir)
