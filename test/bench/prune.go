@@ -47,9 +47,9 @@ func measurePrune(b *bench) *report {
 	r := pruneTable(runs)
 	first := runs[0]
 	r.notef("%d snapshots on as many days, never pruned before: the first of %d files of %s, in chunks of %d pages; each day a few percent of the files change a little, and a table of %s "+
-		"is written anew. In all %d packs and %s of index. Sessions, commits, recipes and listings are real, packs of data are files without content, which "+
+		"is written anew. In all %.1f million chunks in %d packs, and %s of index. Sessions, commits, recipes and listings are real, packs of data are files without content, which "+
 		"a run that repacks nothing does not read. The first run begins without a local cache, the others find that of the run before; each lists all objects, packs twice.",
-		h.snapshots, h.files, size(int64(h.chunks)*basePages*pageSize), basePages, size(h.table.pages*pageSize), first.before.count("packs/"), size(first.before.bytes("index/")))
+		h.snapshots, h.files, size(int64(h.chunks)*basePages*pageSize), basePages, size(h.table.pages*pageSize), float64(h.files*h.chunks+len(h.hold.plain))/1e6, first.before.count("packs/"), size(first.before.bytes("index/")))
 	r.notef("%s", b.sayCalls(ctx, h))
 	r.circumstances(strings.TrimSpace(firstLine(p.must("version"))))
 	return r
