@@ -16,10 +16,43 @@ func mutants() []mutant {
 	return append(append(writerMutants(), prunerMutants()...), sweepMutants()...)
 }
 
-// smallShards lets the base have more than one shard, of which a run rewrites some and names others again, as in a large repository. This is
-// no bug: the schedules must keep every promise with it too.
+// editions are what the source may be changed to without being wrong: in each the schedules must keep every promise too.
+func editions() map[string][]edit {
+	return map[string][]edit{"small shards": smallShards(), "kept caches": keptCaches()}
+}
+
+// smallShards lets the base have more than one shard, of which a run rewrites some and names others again, as in a large
+// repository.
 func smallShards() []edit {
 	return []edit{{"repo/base.go", "const shardChunks = 100_000", "const shardChunks = 4"}}
+}
+
+// keptCaches lets the index in memory outlive its view, with all segments and proofs that it ever knew, as the index on a disk does.
+func keptCaches() []edit {
+	return []edit{
+		{"repo/open.go", `	tools    sync.Pool // of *tool
+`, `	tools    sync.Pool // of *tool
+	kept     sync.Map
+`},
+		{"repo/view.go", `	if inMemory {
+		v.cache, err = index.OpenMemory(v.repo.config.ID)
+		return err
+	}
+`, `	if inMemory {
+		if old, ok := v.repo.open.kept.Load(v.who); ok {
+			v.cache = old.(*index.Cache)
+			return nil
+		}
+		v.cache, err = index.OpenMemory(v.repo.config.ID)
+		v.repo.open.kept.Store(v.who, v.cache)
+		return err
+	}
+`},
+		{"repo/view.go", `	if v.cache != nil {
+		err = v.cache.Close()
+	}
+`, ``},
+	}
 }
 
 func writerMutants() []mutant {
@@ -48,35 +81,12 @@ func writerMutants() []mutant {
 		return nil
 	}
 `}}, ""},
-		{"stale cached index", []edit{
-			{"repo/view.go", `	if inMemory {
-		v.cache, err = index.OpenMemory(v.repo.config.ID)
-		return err
-	}
-`, `	if inMemory {
-		if old, ok := staleCaches.Load(v.repo); ok {
-			v.cache = old.(*index.Cache)
-			return nil
-		}
-		v.cache, err = index.OpenMemory(v.repo.config.ID)
-		staleCaches.Store(v.repo, v.cache)
-		return err
-	}
-`},
-			{"repo/view.go", `	numbers := make(map[uint32]bool, len(names))
+		{"stale cached index", append(keptCaches(), edit{"repo/view.go", `	numbers := make(map[uint32]bool, len(names))
 `, `	numbers := make(map[uint32]bool, len(names))
 	for _, n := range loaded {
 		numbers[n] = true
 	}
-`},
-			{"repo/view.go", `	if v.cache != nil {
-		err = v.cache.Close()
-	}
-`, ``},
-			{"repo/view.go", `// Reload looks`, `var staleCaches sync.Map
-
-// Reload looks`},
-		}, ""},
+`}), ""},
 		{"segments of fenced sessions believed", []edit{{"repo/listing.go", `		if void, err = r.voidSessions(ctx, l); err != nil {
 `, `		if void, err = map[string]bool{}, nil; err != nil {
 `}}, ""},
@@ -125,9 +135,6 @@ func prunerMutants() []mutant {
 `}}, ""},
 		{"what leaves never rescued", []edit{{"repo/pruneplan.go", `	if len(p.leaving) == 0 {
 `, `	if len(p.leaving) >= 0 {
-`}}, ""},
-		{"packs of sessions that go on judged", []edit{{"repo/pruneplan.go", `	return (p.run.resolved[k.sid] || !announced) && !p.fencing[k.sid]
-`, `	return !announced || k.sid != ""
 `}}, ""},
 		{"base under a fixed name", []edit{
 			{"repo/base.go", `p.run.Number, newNonce()),`, `p.run.Number, "base"),`},

@@ -56,6 +56,11 @@ func TestEveryMutantIsABugInTheSourceAsItIs(t *testing.T) {
 		}
 		seen[m.name] = true
 	}
+	for name, edits := range editions() {
+		if _, err := mutate(edits); err != nil {
+			t.Errorf("edition %s: %v", name, err)
+		}
+	}
 }
 
 func TestTheModelFindsTheMutants(t *testing.T) {
@@ -79,15 +84,17 @@ func TestTheModelFindsTheMutants(t *testing.T) {
 	}
 }
 
-func TestSchedulesKeepEveryPromiseWithSmallShards(t *testing.T) {
+func TestOtherEditionsKeepEveryPromiseToo(t *testing.T) {
 	if *mutantsFlag == "" {
 		return // as above
 	}
-	out := runEdited(t, smallShards(), *nFlag/10)
-	if !strings.Contains(out, "schedules per second") {
-		t.Error(out)
+	for name, edits := range editions() {
+		out := runEdited(t, edits, *nFlag/10)
+		if !strings.Contains(out, "schedules per second") {
+			t.Errorf("%s:\n%s", name, out)
+		}
+		t.Logf("%s:\n%s", name, out)
 	}
-	t.Log(out)
 }
 
 // runEdited builds this test with edits in the source and runs n of its schedules.

@@ -129,7 +129,8 @@ func (w *world) kill(p *process) {
 	}
 }
 
-// die crashes a process. What it had asked of the storage may happen all the same, now or much later.
+// die crashes a process. What it had asked of the storage may happen all the same, now or much later; but not the end of a pin much later,
+// which would end another pin of the same name that was made since: no storage without conditional deletes can keep that.
 func (w *world) die(ctx context.Context, p *process) {
 	w.note(p.actor.name, "CRASHES")
 	w.oracle.tally.Crashes++
@@ -142,7 +143,9 @@ func (w *world) die(ctx context.Context, p *process) {
 			r, _ := w.disk.apply(ctx, c)
 			w.tell(ctx, c, "takes effect: "+r.text())
 		case 2:
-			w.haunt(ctx, c)
+			if !c.is(verbDelete, "pins/") {
+				w.haunt(ctx, c)
+			}
 		}
 	}
 	w.kill(p)
