@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// fetchers is how many reads are under way at once: a storage may take long to answer each.
-	fetchers = 16
+	// fetchers is how many reads are under way at once: a storage may take long to answer each, and each may hold a whole recipe.
+	fetchers = 8
 	// batch is how many recipes are put together before they are read, at most fetchers of them at once.
 	batch = 256
 )

@@ -250,7 +250,7 @@ func (r *Recipe) parsePatch(d *decoder) {
 // extents stand in for as many of the parent's. What follows the last is the parent's, up to pages.
 func patchExtents(form chunk.Form, parent []Extent, changes []Change, pages uint64) ([]Extent, error) {
 	c := cursor{extents: parent}
-	var out []Extent
+	out := make([]Extent, 0, len(parent)+2*len(changes))
 	var done uint64
 	for i := range changes {
 		out = c.copy(out, changes[i].Keep)
