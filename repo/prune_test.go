@@ -334,3 +334,33 @@ func TestOfTwoRunsAtOnceOneWinsAndTheOtherDeletesNothing(t *testing.T) {
 		t.Errorf("left: %v", n)
 	}
 }
+
+func TestTheNewestCommitsAreReadFirstAndNoMoreThanNeeded(t *testing.T) {
+	f := newFixture(t)
+	plain := f.open(t, f.store)
+	var sids []string
+	for n := range 4 {
+		o := options()
+		o.Now = func() time.Time { return time.Date(2000, 1, 1, n, 0, 0, 0, time.UTC) }
+		must(t, plain.Write(t.Context(), o, func(ctx context.Context, s *Session) error {
+			sids = append(sids, s.ID())
+			return s.Commit(ctx, []byte("[]"))
+		}))
+	}
+	must(t, plain.Forget(t.Context(), sids[3]))
+	read := 0
+	r := f.open(t, fault.New(f.store, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Get && strings.HasPrefix(op.Key, snapshotsPrefix) {
+			read++
+		}
+		return fault.Action{}
+	}))
+	var got []string
+	must(t, r.NewestCommits(t.Context(), "main", func(c Commit) (bool, error) {
+		got = append(got, c.ID)
+		return len(got) == 2, nil
+	}))
+	if !slices.Equal(got, []string{sids[2], sids[1]}) || read != 2 {
+		t.Errorf("%v of %v, %d read", got, sids, read)
+	}
+}

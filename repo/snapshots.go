@@ -35,25 +35,63 @@ func (r *Repo) Commits(ctx context.Context, cluster string, fn func(Commit) erro
 
 // AllCommits is Commits, with those that are forgotten but not yet removed.
 func (r *Repo) AllCommits(ctx context.Context, cluster string, fn func(Commit) error) error {
-	outcomes, err := r.outcomes(ctx)
+	all, keys, err := r.counting(ctx, cluster)
 	if err != nil {
 		return err
 	}
-	sessions, err := r.sessions(ctx)
+	fetch := func(ctx context.Context, i int) (bool, error) { return r.fill(ctx, keys[i], &all[i]) }
+	return inOrder(ctx, len(all), fetch, func(i int, there bool) error {
+		if !there {
+			return nil
+		}
+		return fn(all[i])
+	})
+}
+
+// NewestCommits calls fn for the commits of a cluster as Commits does, the newest session first, and reads no more of them when fn says that
+// it has seen enough.
+func (r *Repo) NewestCommits(ctx context.Context, cluster string, fn func(Commit) (enough bool, err error)) error {
+	all, keys, err := r.counting(ctx, cluster)
 	if err != nil {
 		return err
+	}
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].Forgotten && !all[i].Pinned {
+			continue
+		}
+		there, err := r.fill(ctx, keys[i], &all[i])
+		if err != nil {
+			return err
+		}
+		if !there {
+			continue
+		}
+		if enough, err := fn(all[i]); enough || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// counting gives the snapshots that count, by name, and the keys of their outcomes, of which none was read yet: some may be no snapshots.
+func (r *Repo) counting(ctx context.Context, cluster string) (all []Commit, keys []string, err error) {
+	outcomes, err := r.outcomes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	sessions, err := r.sessions(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
 	// In this order: a prune deletes the session of a snapshot that it lists as valid, after it has said so.
 	run, err := r.newestRun(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	marks, err := r.marks(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	var all []Commit
-	var keys []string
 	for _, key := range slices.Sorted(maps.Values(outcomes)) {
 		where, sid, ok := strings.Cut(strings.TrimPrefix(key, snapshotsPrefix), "/")
 		if !ok || where == pruneCluster || cluster != "" && where != cluster {
@@ -66,13 +104,7 @@ func (r *Repo) AllCommits(ctx context.Context, cluster string, fn func(Commit) e
 		all = append(all, Commit{Cluster: where, ID: sid, Pinned: marks.pinned[sid], Forgotten: marks.forgotten[sid]})
 		keys = append(keys, key)
 	}
-	fetch := func(ctx context.Context, i int) (bool, error) { return r.fill(ctx, keys[i], &all[i]) }
-	return inOrder(ctx, len(all), fetch, func(i int, there bool) error {
-		if !there {
-			return nil
-		}
-		return fn(all[i])
-	})
+	return all, keys, nil
 }
 
 // fill reads a commit. false: it is none, or was removed since.

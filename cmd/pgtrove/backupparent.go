@@ -89,16 +89,15 @@ func (b *backupRun) ownBaseline(ctx context.Context, s *repo.Session) (*baseline
 
 // chooseParent returns the newest snapshot of this cluster; nil if there is none.
 func (b *backupRun) chooseParent(ctx context.Context) (*snapshot.Manifest, error) {
-	c, err := loadCatalog(ctx, b.repo, b.name)
-	if err != nil {
-		return nil, err
-	}
-	for i := len(c.snapshots) - 1; i >= 0; i-- {
-		if m := c.snapshots[i]; m.Server.SystemID == b.cluster.Info().SystemID {
-			return m, nil
+	var parent *snapshot.Manifest
+	err := b.repo.NewestCommits(ctx, b.name, func(c repo.Commit) (bool, error) {
+		m, err := parseCommit(c)
+		if err == nil && m.Server.SystemID == b.cluster.Info().SystemID {
+			parent = m
 		}
-	}
-	return nil, nil
+		return parent != nil, nil
+	})
+	return parent, err
 }
 
 // loadParent reads the parent's listing. One that is damaged is as if there were none: this backup may be what repairs the loss.
