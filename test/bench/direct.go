@@ -104,13 +104,14 @@ func (d *direct) take(ctx context.Context, sources []snapshot.Source) (*snapshot
 	return result, err
 }
 
+// newest looks for the parent as a backup does.
 func (d *direct) newest(ctx context.Context) (m *snapshot.Manifest, err error) {
-	err = d.repo.Commits(ctx, directCluster, func(c repo.Commit) (err error) {
+	err = d.repo.NewestCommits(ctx, directCluster, func(c repo.Commit) (enough bool, err error) {
 		if c.Err != nil {
-			return c.Err
+			return true, c.Err
 		}
 		m, err = snapshot.ParseManifest(c.Manifest)
-		return err
+		return true, err
 	})
 	return m, err
 }
