@@ -19,18 +19,20 @@ const (
 	fetchers = 8
 	// batch is how many recipes are put together before they are read, at most fetchers of them at once.
 	batch = 256
+	// reported is how many errors are kept: one lost pack may hold the recipes of every file there is.
+	reported = 1000
 )
 
 // Mark calls live with every chunk, of data and metadata, that restoring any of the snapshots would read; with some of them
 // more than once. live is called by one goroutine at a time, not the caller's.
 //
-// Each recipe is read once, in however many snapshots it stands, and of a patch upon a recipe that was read only the patch. What
-// is remembered takes about 100 bytes a recipe, whatever is in it.
+// Each recipe is read once, or tried once if it is damaged, in however many snapshots it stands, and of a patch upon a recipe that was read
+// only the patch. What is remembered takes about 100 bytes a recipe, whatever is in it.
 //
-// Where metadata is damaged it goes on, so that all of it is found: the error is then one *DamageError, or several joined, and live
-// was called with what could be found out. Any other error ended it.
+// Where metadata is damaged it goes on, so that all of it is found: the error is then a *LossError, and live was called with what
+// could be found out. Any other error ended it.
 func Mark(ctx context.Context, f snapshot.Fetcher, snapshots []*snapshot.Manifest, live func(chunk.ID)) error {
-	m := &marker{f: f, live: live, read: map[name]snapshot.Outline{}, roots: map[name]struct{}{}}
+	m := &marker{f: f, live: live, read: map[name]snapshot.Outline{}, failed: map[name]*DamageError{}, roots: map[name]struct{}{}}
 	// The oldest first: patches lie on what the snapshots before them have.
 	snapshots = slices.Clone(snapshots)
 	snapshot.SortByStop(snapshots)
@@ -39,7 +41,10 @@ func Mark(ctx context.Context, f snapshot.Fetcher, snapshots []*snapshot.Manifes
 			return err
 		}
 	}
-	return errors.Join(m.damage...)
+	if len(m.lost.Damage) > 0 {
+		return &m.lost
+	}
+	return nil
 }
 
 // name stands for a recipe, or for the root of a listing.
@@ -54,12 +59,13 @@ func nameOf(b []byte) name {
 type marker struct {
 	f        snapshot.Fetcher
 	listings listings
-	roots    map[name]struct{} // of listings that were read, with all that they name
+	roots    map[name]struct{}     // of listings that were read, with all that they name
+	failed   map[name]*DamageError // recipes that cannot be read; nil: there was no room to keep the error
+	lost     LossError
 
-	mu     sync.Mutex
-	live   func(chunk.ID)
-	read   map[name]snapshot.Outline // recipes of which everything was marked
-	damage []error
+	mu   sync.Mutex
+	live func(chunk.ID)
+	read map[name]snapshot.Outline // recipes of which everything was marked
 }
 
 // snapshot marks what one snapshot needs.
@@ -68,12 +74,11 @@ func (m *marker) snapshot(ctx context.Context, s *snapshot.Manifest) error {
 	if _, ok := m.roots[root]; ok {
 		return nil
 	}
-	had := len(m.damage)
-	w := walk{m: m, s: s, pending: map[name]*snapshot.Entry{}}
+	w := walk{m: m, s: s, pending: map[name]*wanted{}}
 	if err := w.run(ctx); err != nil {
 		return err
 	}
-	if len(m.damage) == had { // else a snapshot with the same listing is damaged as well, and to be reported
+	if !w.damaged { // else a snapshot with the same listing is damaged as well, and to be reported
 		m.roots[root] = struct{}{}
 	}
 	return nil
@@ -100,30 +105,31 @@ func (m *marker) known(ref snapshot.RecipeRef) (snapshot.Outline, bool) {
 	return o, ok
 }
 
-// damaged notes an error that says something of what is stored, and returns any other.
-func (m *marker) damaged(ctx context.Context, s *snapshot.Manifest, path string, err error) error {
-	if err == nil {
+// lose notes damage as far as there is room. nil: there was none.
+func (m *marker) lose(e *DamageError) *DamageError {
+	if len(m.lost.Damage) == reported {
+		m.lost.More++
 		return nil
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	e := &DamageError{Cluster: s.Cluster, Snapshot: s.ID, Path: path, Err: err}
-	if j, ok := m.f.(Judge); ok && !j.IsDamage(err) && !errors.Is(err, snapshot.ErrInvalid) {
-		return fmt.Errorf("%s: %w", e.subject(), err)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.damage = append(m.damage, e)
-	return nil
+	m.lost.Damage = append(m.lost.Damage, e)
+	return e
 }
 
 // walk is one snapshot's listing on its way.
 type walk struct {
 	m       *marker
 	s       *snapshot.Manifest
-	pending map[name]*snapshot.Entry // with recipes that are to be read
-	inside  error                    // of a recipe, as opposed to one of the listing
+	pending map[name]*wanted // recipes that are to be read
+	order   []name           // of pending
+	inside  error            // of a recipe, as opposed to one of the listing
+	damaged bool             // something that the snapshot needs cannot be read
+}
+
+// wanted is a recipe on its way.
+type wanted struct {
+	entry  *snapshot.Entry // the first that has it
+	others int             // entries that have it too
+	damage error
 }
 
 func (w *walk) run(ctx context.Context) error {
@@ -140,7 +146,15 @@ func (w *walk) run(ctx context.Context) error {
 	if flushed := w.flush(ctx); flushed != nil {
 		return flushed
 	}
-	return w.m.damaged(ctx, w.s, "", err)
+	if err == nil {
+		return nil
+	}
+	if other := w.other(ctx, "", err); other != nil {
+		return other
+	}
+	w.damaged = true
+	w.m.lose(w.damage("", err))
+	return nil
 }
 
 func (w *walk) entry(ctx context.Context, e *snapshot.Entry) error {
@@ -151,8 +165,20 @@ func (w *walk) entry(ctx context.Context, e *snapshot.Entry) error {
 	if _, ok := w.m.read[n]; ok { // nobody writes now: flush waits for all
 		return nil
 	}
-	w.pending[n] = e
-	if len(w.pending) < batch {
+	if failed, ok := w.m.failed[n]; ok {
+		w.damaged = true
+		if failed != nil {
+			failed.Others++
+		}
+		return nil
+	}
+	if p, ok := w.pending[n]; ok {
+		p.others++
+		return nil
+	}
+	w.pending[n] = &wanted{entry: e}
+	w.order = append(w.order, n)
+	if len(w.order) < batch {
 		return nil
 	}
 	return w.flush(ctx)
@@ -162,11 +188,12 @@ func (w *walk) entry(ctx context.Context, e *snapshot.Entry) error {
 func (w *walk) flush(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
-	for n, e := range w.pending {
+	for n, p := range w.pending {
 		g.Go(func() error {
-			needs, err := snapshot.LoadNeeds(gctx, w.m.f, e.Recipe, w.m.known)
+			needs, err := snapshot.LoadNeeds(gctx, w.m.f, p.entry.Recipe, w.m.known)
 			if err != nil {
-				return w.m.damaged(gctx, w.s, e.Path, err)
+				p.damage = err
+				return w.other(gctx, p.entry.Path, err)
 			}
 			w.m.mark(needs.Meta)
 			w.m.mark(needs.Data)
@@ -176,6 +203,33 @@ func (w *walk) flush(ctx context.Context) error {
 			return nil
 		})
 	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, n := range w.order {
+		if p := w.pending[n]; p.damage != nil {
+			w.damaged = true
+			e := w.damage(p.entry.Path, p.damage)
+			e.Others = p.others
+			w.m.failed[n] = w.m.lose(e)
+		}
+	}
 	clear(w.pending)
-	return g.Wait()
+	w.order = w.order[:0]
+	return nil
+}
+
+func (w *walk) damage(path string, err error) *DamageError {
+	return &DamageError{Cluster: w.s.Cluster, Snapshot: w.s.ID, Path: path, Err: err}
+}
+
+// other returns an error that says nothing of what is stored; nil if err does.
+func (w *walk) other(ctx context.Context, path string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if j, ok := w.m.f.(Judge); ok && !j.IsDamage(err) && !errors.Is(err, snapshot.ErrInvalid) {
+		return fmt.Errorf("%s: %w", w.damage(path, err).subject(), err)
+	}
+	return nil
 }

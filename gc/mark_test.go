@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/snapshot"
@@ -148,14 +149,13 @@ func recipeChunks(t *testing.T, w *world, m *snapshot.Manifest) map[chunk.ID]str
 func reports(t *testing.T, err error) []string {
 	t.Helper()
 	var all []string
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
+	var loss *LossError
+	if !errors.As(err, &loss) || !errors.Is(err, loss.Damage[0]) {
 		t.Fatalf("not damage: %v", err)
 	}
-	for _, e := range joined.Unwrap() {
-		var d *DamageError
-		if !errors.As(e, &d) || d.Cluster != "main" || !errors.Is(d, errAbsent) && !errors.Is(d, snapshot.ErrInvalid) {
-			t.Fatalf("not damage: %v", e)
+	for _, d := range loss.Damage {
+		if d.Cluster != "main" || !errors.Is(d, errAbsent) && !errors.Is(d, snapshot.ErrInvalid) {
+			t.Fatalf("not damage: %v", d)
 		}
 		all = append(all, strings.TrimSpace(d.Snapshot+" "+d.Path))
 	}
@@ -163,7 +163,7 @@ func reports(t *testing.T, err error) []string {
 	return slices.Compact(all)
 }
 
-func TestEveryDamagedRecipeIsReportedForEverySnapshotThatNeedsIt(t *testing.T) {
+func TestEveryDamagedRecipeIsReportedForTheOldestSnapshotThatNeedsIt(t *testing.T) {
 	w := newWorld()
 	h := newHistory(3, 3, 2500)
 	first := w.take(t, 0, h.files, nil)
@@ -179,7 +179,7 @@ func TestEveryDamagedRecipeIsReportedForEverySnapshotThatNeedsIt(t *testing.T) {
 		} else {
 			w.meta[id] = []byte{9} // of no kind
 		}
-		want = append(want, "s000 "+path, "s001 "+path)
+		want = append(want, "s000 "+path)
 	}
 	live, err := w.mark(t, first, second, other)
 	slices.Sort(want)
@@ -226,5 +226,84 @@ func TestAnOutageIsNoDamageAndEndsMark(t *testing.T) {
 	var d *DamageError
 	if !errors.Is(err, w.down) || errors.As(err, &d) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// manyFiles are files whose recipes are too long to stand in the listing.
+func manyFiles(count int) map[string][]byte {
+	files := map[string][]byte{"data/PG_VERSION": []byte("15\n")}
+	next := uint64(1) // 0 would be a page of zeros
+	for n := range count {
+		b := make([]byte, 300<<10)
+		for page := 0; page < len(b); page += 8 * pageSize { // each run between zeros is an extent of its own
+			binary.LittleEndian.PutUint64(b[page:], next)
+			next++
+		}
+		files[fmt.Sprintf("data/base/5/%06d", n)] = b
+	}
+	return files
+}
+
+func TestARecipeThatIsLostIsTriedAndReportedOnce(t *testing.T) {
+	w := newWorld()
+	h := newHistory(11, 3, 2500)
+	h.files["data/base/5/99999"] = slices.Clone(h.files["data/base/5/16384"]) // of the same recipe
+	first := w.take(t, 0, h.files, nil)
+	h.files["data/note"] = []byte("x")
+	rows := []*snapshot.Manifest{first, w.take(t, 1, h.files, first)}
+	var all []*snapshot.Manifest
+	for n := range 200 {
+		s := *rows[n%2] // the same listing under another name
+		s.ID, s.Window.StopTime = fmt.Sprintf("s%03d", n), first.Window.StopTime.Add(time.Duration(n)*time.Hour)
+		all = append(all, &s)
+	}
+	lost := recipeChunks(t, w, first)
+	for id := range lost {
+		delete(w.meta, id)
+	}
+	clear(w.fetched)
+	_, err := w.mark(t, all...)
+	var loss *LossError
+	if !errors.As(err, &loss) || len(loss.Damage) != 3 || loss.More != 0 {
+		t.Fatalf("%v", err)
+	}
+	for _, d := range loss.Damage {
+		want := 199
+		if strings.HasSuffix(d.Path, "/16384") {
+			want = 399
+		}
+		if d.Snapshot != "s000" || d.Others != want || !strings.Contains(d.Error(), fmt.Sprintf("and %d more files", want)) {
+			t.Errorf("%v: want %d others", d, want)
+		}
+	}
+	for id := range lost {
+		if w.fetched[id] > 1 {
+			t.Errorf("lost chunk %s was tried %d times", id.Short(), w.fetched[id])
+		}
+	}
+}
+
+func TestOfVeryMuchDamageTheFirstIsReportedAndTheRestCounted(t *testing.T) {
+	w := newWorld()
+	const count = reported + 300
+	first := w.take(t, 0, manyFiles(count), nil)
+	second := *first
+	second.ID = "s001"
+	lost := recipeChunks(t, w, first)
+	if len(lost) < count {
+		t.Fatalf("%d recipes of %d files", len(lost), count)
+	}
+	for id := range lost {
+		delete(w.meta, id)
+	}
+	_, err := w.mark(t, first, &second)
+	var loss *LossError
+	if !errors.As(err, &loss) || len(loss.Damage) != reported || loss.More != count-reported || !strings.HasSuffix(err.Error(), "\nand 300 more") {
+		t.Fatalf("%d reported, %d more", len(loss.Damage), loss.More)
+	}
+	for i, d := range loss.Damage {
+		if d.Path != fmt.Sprintf("data/base/5/%06d", i) || d.Others != 1 {
+			t.Fatalf("error %d is %v", i, d)
+		}
 	}
 }
