@@ -28,7 +28,8 @@ type gcRun struct {
 	Sweep     []string  `json:"sweep"`     // packs that this run deletes
 	Condemned []string  `json:"condemned"` // packs that the next run deletes, unless somebody needs them
 
-	valid, resolved map[string]bool // made by index
+	// Made by index: keys of outcomes, and IDs of sessions.
+	valid, expired, resolved map[string]bool
 }
 
 // named is a snapshot.
@@ -65,18 +66,24 @@ func parseNumber(s string) (uint64, bool) {
 }
 
 func (g *gcRun) index() {
-	g.valid, g.resolved = map[string]bool{}, map[string]bool{}
+	g.valid, g.expired, g.resolved = map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, v := range g.Valid {
-		g.valid[v.ID] = true
+		g.valid[v.key()] = true
+	}
+	for _, e := range g.Expired {
+		g.expired[e.key()] = true
 	}
 	for _, sid := range g.Resolved {
 		g.resolved[sid] = true
 	}
 }
 
-// expired says whether the run ended the snapshot.
-func (g *gcRun) expired(sid string) bool {
-	return slices.ContainsFunc(g.Expired, func(n named) bool { return n.ID == sid })
+// counts is the rule of what a snapshot is: the newest run lists it, or its session is there and no run has looked at it yet. key is its
+// outcome's: another host may have created one of the same ID under a cluster of its own. sessions must have been listed before the run
+// was read.
+func (g *gcRun) counts(key string, sessions map[string]bool) bool {
+	sid := outcomeSession(key)
+	return g.valid[key] || sessions[sid] && !g.resolved[sid]
 }
 
 func (g *gcRun) marshal() ([]byte, error) { return json.Marshal(g) }

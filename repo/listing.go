@@ -20,18 +20,18 @@ const (
 
 // listing is what the storage showed of the protocol's state when a view was opened.
 type listing struct {
-	run      *gcRun            // the newest
-	names    []string          // every index segment under index/
-	segments []string          // names of those that count, bases included
-	sessions map[string]bool   // IDs
-	outcomes map[string]string // session ID to key
+	run      *gcRun              // the newest
+	names    []string            // every index segment under index/
+	segments []string            // names of those that count, bases included
+	sessions map[string]bool     // IDs
+	outcomes map[string][]string // session ID to keys
 }
 
 // list looks at everything that says which index segments count (W1): the bases of the newest prune run, and the segments of sessions
 // that exist and that no run has resolved. Who reads must look at gc/ once more after loading them.
 //
-// A writer leaves out the segments of sessions that were fenced or aborted, and so looks outcomes up after the
-// segments were listed: such a session may still be writing, to no effect, and what it publishes now no prune will ever see.
+// Of sessions that were fenced a writer believes the segments that the fence names, and so looks outcomes up after the
+// segments were listed: such a session may still be writing, to no effect, and what it publishes now no prune may ever see.
 func (r *Repo) list(ctx context.Context, who reader) (*listing, error) {
 	l := &listing{}
 	var err error
@@ -53,14 +53,15 @@ func (r *Repo) list(ctx context.Context, who reader) (*listing, error) {
 	for _, b := range l.run.Bases {
 		l.segments = append(l.segments, b.Key)
 	}
-	void := map[string]bool{}
+	var fenced map[string]*outcome
 	if who == forWriting {
-		if void, err = r.voidSessions(ctx, l); err != nil {
+		if fenced, err = r.voidSessions(ctx, l); err != nil {
 			return nil, err
 		}
 	}
 	for _, name := range l.names {
-		if sid := segmentSession(name); l.open(sid) && !void[sid] {
+		sid := segmentSession(name)
+		if o := fenced[sid]; l.open(sid) && (o == nil || slices.Contains(o.Segments, name)) {
 			l.segments = append(l.segments, name)
 		}
 	}
@@ -70,19 +71,21 @@ func (r *Repo) list(ctx context.Context, who reader) (*listing, error) {
 // open says whether a session's segments count beside the bases.
 func (l *listing) open(sid string) bool { return l.sessions[sid] && !l.run.resolved[sid] }
 
-// voidSessions gives those, of the sessions with segments, that ended without effect.
-func (r *Repo) voidSessions(ctx context.Context, l *listing) (map[string]bool, error) {
+// voidSessions gives the outcomes of those sessions with segments that ended without effect.
+func (r *Repo) voidSessions(ctx context.Context, l *listing) (map[string]*outcome, error) {
 	var sids []string
 	for _, name := range l.names {
 		sid := segmentSession(name)
-		if l.open(sid) && l.outcomes[sid] != "" && !slices.Contains(sids[max(0, len(sids)-1):], sid) { // names are in order
+		if l.open(sid) && l.outcomes[sid] != nil && (len(sids) == 0 || sids[len(sids)-1] != sid) { // names are in order
 			sids = append(sids, sid)
 		}
 	}
-	void := map[string]bool{}
-	fetch := func(ctx context.Context, i int) (bool, error) { return r.void(ctx, l.outcomes[sids[i]]) }
-	err := inOrder(ctx, len(sids), fetch, func(i int, v bool) error {
-		void[sids[i]] = v
+	void := map[string]*outcome{}
+	fetch := func(ctx context.Context, i int) (*outcome, error) { return r.void(ctx, sids[i], l.outcomes[sids[i]]) }
+	err := inOrder(ctx, len(sids), fetch, func(i int, o *outcome) error {
+		if o != nil {
+			void[sids[i]] = o
+		}
 		return nil
 	})
 	return void, err
@@ -94,18 +97,27 @@ func segmentSession(key string) string {
 	return sid
 }
 
-// void says whether the outcome under key ended its session without effect.
-func (r *Repo) void(ctx context.Context, key string) (bool, error) {
+// void gives the outcome with which a session ended without effect; nil if it did not.
+func (r *Repo) void(ctx context.Context, sid string, keys []string) (*outcome, error) {
+	key := keys[0]
+	if len(keys) > 1 {
+		var err error
+		if key, err = r.ownOutcome(ctx, sid, keys); err != nil || key == "" {
+			return nil, err
+		}
+	}
 	o, err := r.outcome(ctx, key)
 	switch {
 	case errors.Is(err, ErrDamaged):
-		return false, nil // it says nothing of the chunks, which are verified one by one
+		return nil, nil // it says nothing of the chunks, which are verified one by one
 	case errors.Is(err, storage.ErrNotExist):
-		return true, nil // a prune deleted it, and has said so first: the view is loaded anew
+		return &outcome{}, nil // a prune deleted it, and has said so first: the view is loaded anew
 	case err != nil:
-		return false, err
+		return nil, err
+	case o.Outcome == outcomeFenced || o.Outcome == outcomeAborted:
+		return o, nil
 	}
-	return o.Outcome == outcomeFenced || o.Outcome == outcomeAborted, nil
+	return nil, nil
 }
 
 func (r *Repo) sessions(ctx context.Context) (map[string]bool, error) {

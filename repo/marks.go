@@ -129,16 +129,8 @@ func (r *Repo) mustCount(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		key, there := outcomes[id]
-		if !there || !run.counts(id, sessions) {
-			return ErrNotCounted
-		}
-		o, err := r.outcome(ctx, key)
-		gone := errors.Is(err, storage.ErrNotExist)
-		switch {
-		case err == nil && o.Outcome != outcomeSnapshot:
-			return ErrNotCounted
-		case err != nil && !gone && !errors.Is(err, ErrDamaged):
+		there, err := r.isSnapshot(ctx, outcomes[id], func(key string) bool { return run.counts(key, sessions) })
+		if err != nil {
 			return err
 		}
 		again, err := r.newestNumber(ctx)
@@ -146,7 +138,7 @@ func (r *Repo) mustCount(ctx context.Context, id string) error {
 		case err != nil:
 			return err
 		case again != run.Number: // look again
-		case gone:
+		case !there:
 			return ErrNotCounted
 		default:
 			return nil
@@ -154,20 +146,19 @@ func (r *Repo) mustCount(ctx context.Context, id string) error {
 	}
 }
 
-// counts is the rule of what a snapshot is: the newest run lists it, or its session is there and no run has looked at it yet.
-// sessions must have been listed before the run was read.
-func (g *gcRun) counts(sid string, sessions map[string]bool) bool {
-	return g.valid[sid] || sessions[sid] && !g.resolved[sid]
-}
-
-// outcomes lists what sessions ended as: the key by the session's ID.
-func (r *Repo) outcomes(ctx context.Context) (map[string]string, error) {
-	all := map[string]string{}
-	if err := r.store.List(ctx, snapshotsPrefix, func(i storage.Info) error {
-		all[i.Key[strings.LastIndexByte(i.Key, '/')+1:]] = i.Key
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
+// isSnapshot says whether one of the outcomes under keys, of those that count, is a snapshot, or may be one because it is damaged.
+func (r *Repo) isSnapshot(ctx context.Context, keys []string, counts func(key string) bool) (bool, error) {
+	for _, key := range keys {
+		if !counts(key) {
+			continue
+		}
+		o, err := r.outcome(ctx, key)
+		switch {
+		case errors.Is(err, ErrDamaged), err == nil && o.Outcome == outcomeSnapshot:
+			return true, nil
+		case err != nil && !errors.Is(err, storage.ErrNotExist):
+			return false, err
+		}
 	}
-	return all, nil
+	return false, nil
 }

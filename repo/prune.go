@@ -84,6 +84,7 @@ type Unfinished struct {
 	Repack            bool      // a prune's
 
 	stated uint64
+	err    error // why the announcement cannot be read; then only ID and LastSeen are known
 }
 
 // BlockedError says that sessions may still use what the run would delete.
@@ -119,13 +120,15 @@ type pruner struct {
 	o      PruneOptions
 	report *PruneReport
 
-	last     *gcRun               // P0
-	packs    map[string]int64     // P1: size by key
-	began    map[string]time.Time // P1: when the storage saw each session announced
-	seen     map[string]time.Time // P1: when the storage last saw anything of each session
-	fencing  map[string]bool      // P2: sessions that this run ends
-	marks    *marks               // P3
-	outcomes map[string]storage.Info
+	last     *gcRun                  // P0
+	packs    map[string]int64        // P1: size by key
+	began    map[string]time.Time    // P1: when the storage saw each session announced
+	seen     map[string]time.Time    // P1: when the storage last saw anything of each session
+	segments map[string][]string     // P1: index segments of each session
+	clusters map[string]string       // what sessions announced; "": it cannot be read
+	fencing  map[string]bool         // P2: sessions that this run ends
+	marks    *marks                  // P3
+	outcomes map[string]storage.Info // by key
 	sessions map[string]bool
 	run      *gcRun // what P7 publishes
 	staying  []Commit
@@ -142,8 +145,9 @@ type pruner struct {
 // Prune removes what no snapshot needs (P0 to P8 of docs/protocol.md). Any number may run at once, beside any number of writers, on any
 // host: one of them wins, and what it deletes nobody needs. A pack is deleted by the run after the one that condemned it.
 //
-// It reads metadata only, so a writer's keys are enough. Errors: *BlockedError, *VanishedError, *TooMuchError, ErrOvertaken; then, as with any other
-// error, no pack was deleted and no snapshot removed. The report is also made with a *TooMuchError.
+// It reads metadata only, so a writer's keys are enough. Errors: *BlockedError, *VanishedError, *TooMuchError, ErrOvertaken, ErrDamaged where it
+// is not known what counts; then no pack was deleted and no snapshot removed. After another error some may have been, as the run had decided. The
+// report is also made with a *TooMuchError.
 func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err error) {
 	if o.FenceAfter == 0 {
 		o.FenceAfter = defaultFenceAfter

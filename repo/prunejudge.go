@@ -16,6 +16,7 @@ import (
 // this run: its session may have begun since.
 func (p *pruner) look(ctx context.Context) error {
 	p.packs, p.seen, p.began = map[string]int64{}, map[string]time.Time{}, map[string]time.Time{}
+	p.segments, p.clusters = map[string][]string{}, map[string]string{}
 	if err := p.store.List(ctx, packsPrefix, func(i storage.Info) error {
 		k, ok := parsePackKey(i.Key)
 		if !ok {
@@ -28,7 +29,9 @@ func (p *pruner) look(ctx context.Context) error {
 		return fmt.Errorf("list packs: %w", err)
 	}
 	if err := p.store.List(ctx, indexPrefix, func(i storage.Info) error {
-		p.lastSeen(segmentSession(i.Key), i.ModTime)
+		sid := segmentSession(i.Key)
+		p.segments[sid] = append(p.segments[sid], i.Key)
+		p.lastSeen(sid, i.ModTime)
 		return nil
 	}); err != nil {
 		return fmt.Errorf("list index: %w", err)
@@ -57,26 +60,30 @@ func (p *pruner) endSessions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.noneVanished(ctx, func(sid string) bool { return outcomes[sid] != "" }); err != nil { // before anything is changed
-		return err
+	if err := p.noneVanished(ctx, func(key string) bool { return slices.Contains(outcomes[outcomeSession(key)], key) }); err != nil {
+		return err // before anything is changed
 	}
 	var dead, waiting []Unfinished
-	for _, sid := range slices.Sorted(maps.Keys(p.began)) {
-		if outcomes[sid] != "" {
-			continue
+	sids := slices.Sorted(maps.Keys(p.began))
+	fetch := func(ctx context.Context, i int) (*Unfinished, error) { return p.announced(ctx, sids[i]) }
+	if err := inOrder(ctx, len(sids), fetch, func(i int, u *Unfinished) error {
+		if u == nil {
+			return nil
 		}
-		u, err := p.unfinishedSession(ctx, sid)
+		p.clusters[u.ID] = u.Cluster
 		switch {
-		case errors.Is(err, storage.ErrNotExist): // another run has resolved it
-		case isLoss(err): // what it may use nobody knows, so nothing is deleted as long as it is there
-			p.report.Damage = append(p.report.Damage, fmt.Errorf("%w; remove it once no backup runs that began before %s", err, p.seen[sid].UTC().Format(time.RFC3339)))
-		case err != nil:
-			return err
+		case slices.Contains(outcomes[u.ID], snapshotsPrefix+u.Cluster+"/"+u.ID): // its own; another's says nothing
+		case u.err != nil && outcomes[u.ID] != nil: // it has ended, that much is known
+		case u.err != nil: // what it may use nobody knows, so nothing is deleted as long as it is there
+			p.report.Damage = append(p.report.Damage, fmt.Errorf("%w; remove it once no backup runs that began before %s", u.err, u.LastSeen.UTC().Format(time.RFC3339)))
 		case p.isDead(u):
 			dead = append(dead, *u)
 		case u.stated < p.last.Number && !u.Repack:
 			waiting = append(waiting, *u)
 		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	if len(waiting) > 0 {
 		return &BlockedError{waiting}
@@ -93,9 +100,15 @@ func (p *pruner) endSessions(ctx context.Context) error {
 	return nil
 }
 
-func (p *pruner) unfinishedSession(ctx context.Context, sid string) (*Unfinished, error) {
+// announced reads what a session says of itself; nil if it is gone, resolved by another run.
+func (p *pruner) announced(ctx context.Context, sid string) (*Unfinished, error) {
 	a, err := p.announcement(ctx, sid)
-	if err != nil {
+	switch {
+	case errors.Is(err, storage.ErrNotExist):
+		return nil, nil
+	case isLoss(err):
+		return &Unfinished{ID: sid, LastSeen: p.seen[sid], err: err}, nil
+	case err != nil:
 		return nil, err
 	}
 	return &Unfinished{
@@ -107,8 +120,8 @@ func (p *pruner) unfinishedSession(ctx context.Context, sid string) (*Unfinished
 // out when it commits, and begins anew.
 func (p *pruner) isDead(u *Unfinished) bool {
 	now := p.o.Now()
-	silent := now.Sub(u.LastSeen) >= p.o.FenceAfter
-	tooOld := now.Sub(p.began[u.ID]) >= maxSessionAge
+	silent := now.Sub(u.LastSeen).Abs() >= p.o.FenceAfter // or from a time to come, by a clock that is wrong
+	tooOld := now.Sub(p.began[u.ID]).Abs() >= maxSessionAge
 	lost := u.Repack && u.stated < p.last.Number // its run is over, and was not the one that won
 	return silent || tooOld || lost
 }
@@ -116,7 +129,7 @@ func (p *pruner) isDead(u *Unfinished) bool {
 // fence ends a session, unless it has just ended by itself.
 func (p *pruner) fence(ctx context.Context, u *Unfinished) error {
 	key := snapshotsPrefix + u.Cluster + "/" + u.ID
-	err := p.end(ctx, key, &outcome{Version: 1, Outcome: outcomeFenced, Nonce: newNonce()})
+	err := p.end(ctx, key, &outcome{Version: 1, Outcome: outcomeFenced, Nonce: newNonce(), Segments: p.segments[u.ID]})
 	if err != nil && !errors.Is(err, ErrFenced) {
 		return fmt.Errorf("fence session %s: %w", u.ID, err)
 	}
@@ -131,7 +144,7 @@ func (p *pruner) judge(ctx context.Context) (err error) {
 	}
 	p.outcomes = map[string]storage.Info{}
 	if err := p.store.List(ctx, snapshotsPrefix, func(i storage.Info) error {
-		p.outcomes[i.Key[strings.LastIndexByte(i.Key, '/')+1:]] = i
+		p.outcomes[i.Key] = i
 		return nil
 	}); err != nil {
 		return fmt.Errorf("list snapshots: %w", err)
@@ -139,17 +152,14 @@ func (p *pruner) judge(ctx context.Context) (err error) {
 	if p.sessions, err = p.Repo.sessions(ctx); err != nil {
 		return err
 	}
-	if err := p.noneVanished(ctx, func(sid string) bool { _, there := p.outcomes[sid]; return there }); err != nil {
+	if err := p.noneVanished(ctx, func(key string) bool { _, there := p.outcomes[key]; return there }); err != nil {
 		return err
 	}
 	p.run = &gcRun{Version: gcVersion, Number: p.last.Number + 1, Nonce: newNonce(), Host: p.o.Host, Time: p.o.Now().UTC(),
 		Valid: []kept{}, Expired: []named{}, Resolved: []string{}, Bases: []baseRef{}, Sweep: []string{}, Condemned: []string{}}
-	sids := slices.Sorted(maps.Keys(p.outcomes))
-	fetch := func(ctx context.Context, i int) (*judged, error) { return p.read(ctx, sids[i]) }
-	if err := inOrder(ctx, len(sids), fetch, func(_ int, j *judged) error {
-		p.enter(j)
-		return nil
-	}); err != nil {
+	keys := slices.Sorted(maps.Keys(p.outcomes))
+	fetch := func(ctx context.Context, i int) (*judged, error) { return p.read(ctx, keys[i]) }
+	if err := inOrder(ctx, len(keys), fetch, func(_ int, j *judged) error { return p.enter(ctx, j) }); err != nil {
 		return err
 	}
 	if p.o.DryRun {
@@ -163,11 +173,11 @@ func (p *pruner) judge(ctx context.Context) (err error) {
 }
 
 // noneVanished is the guard against a storage that shows less than it has, and against whoever removed snapshots by hand. has says of
-// which sessions a listing has shown an outcome.
-func (p *pruner) noneVanished(ctx context.Context, has func(sid string) bool) error {
+// which outcomes a listing has shown the key.
+func (p *pruner) noneVanished(ctx context.Context, has func(key string) bool) error {
 	var gone []Commit
 	for _, v := range p.last.Valid {
-		if !has(v.ID) {
+		if !has(v.key()) {
 			gone = append(gone, Commit{Cluster: v.Cluster, ID: v.ID})
 		}
 	}
@@ -200,18 +210,18 @@ type judged struct {
 	kind string // "": it is damaged
 }
 
-func (p *pruner) read(ctx context.Context, sid string) (*judged, error) {
-	i := p.outcomes[sid]
-	cluster, _, _ := strings.Cut(strings.TrimPrefix(i.Key, snapshotsPrefix), "/")
-	j := &judged{key: i.Key, info: i, Commit: Commit{Cluster: cluster, ID: sid, Pinned: p.marks.pinned[sid], Forgotten: p.marks.forgotten[sid]}}
-	o, err := p.outcome(ctx, i.Key)
+func (p *pruner) read(ctx context.Context, key string) (*judged, error) {
+	sid := outcomeSession(key)
+	j := &judged{key: key, info: p.outcomes[key],
+		Commit: Commit{Cluster: outcomeCluster(key), ID: sid, Pinned: p.marks.pinned[sid], Forgotten: p.marks.forgotten[sid]}}
+	o, err := p.outcome(ctx, key)
 	switch {
 	case err == nil:
 		j.kind, j.Manifest = o.Outcome, o.Manifest
 	case errors.Is(err, ErrDamaged):
 		j.Err = err
 	case errors.Is(err, storage.ErrNotExist):
-		return nil, fmt.Errorf("read %s: %w", i.Key, ErrOvertaken) // only prunes delete
+		return nil, fmt.Errorf("read %s: %w", key, ErrOvertaken) // only prunes delete
 	default:
 		return nil, err
 	}
@@ -219,13 +229,27 @@ func (p *pruner) read(ctx context.Context, sid string) (*judged, error) {
 }
 
 // enter puts an outcome where it belongs.
-func (p *pruner) enter(j *judged) {
+func (p *pruner) enter(ctx context.Context, j *judged) error {
+	own, err := p.isOwn(ctx, j)
+	if err != nil {
+		return err
+	}
+	if !own {
+		p.void = append(p.void, j.key) // and its session is not resolved by it
+		return nil
+	}
 	p.run.Resolved = append(p.run.Resolved, j.ID)
-	returns := p.last.expired(j.ID) && j.Pinned
-	counts := p.last.counts(j.ID, p.sessions) || returns
+	returns := p.last.expired[j.key] && j.Pinned
+	counts := p.last.counts(j.key, p.sessions) || returns
+	snapshot := (j.kind == outcomeSnapshot || j.kind == "") && j.Cluster != pruneCluster
+	if snapshot && !counts && !p.last.expired[j.key] {
+		if err := p.mustBeLate(ctx, j.key); err != nil {
+			return err
+		}
+	}
 	name := named{j.Cluster, j.ID}
 	switch {
-	case !counts || j.kind != outcomeSnapshot && j.kind != "" || j.Cluster == pruneCluster:
+	case !counts || !snapshot:
 		p.void = append(p.void, j.key)
 	case j.Forgotten && !j.Pinned:
 		p.run.Expired = append(p.run.Expired, name)
@@ -238,12 +262,49 @@ func (p *pruner) enter(j *judged) {
 			p.report.Returned = append(p.report.Returned, j.Commit)
 		}
 	}
+	return nil
+}
+
+// isOwn says whether an outcome stands where its session announced that it would. A host may create others under its own cluster, and ends no
+// session of another host with them.
+func (p *pruner) isOwn(ctx context.Context, j *judged) (bool, error) {
+	if !p.sessions[j.ID] || p.last.valid[j.key] || p.last.expired[j.key] {
+		return true, nil
+	}
+	cluster, known := p.clusters[j.ID]
+	if !known { // announced since
+		u, err := p.announced(ctx, j.ID)
+		if err != nil || u == nil {
+			return true, err
+		}
+		cluster = u.Cluster
+	}
+	return cluster == "" || cluster == j.Cluster, nil
+}
+
+// mustBeLate is the guard against a lost gc/ and a listing of sessions that is cut short: either would make good snapshots look like
+// commits of sessions that were fenced and deleted before.
+func (p *pruner) mustBeLate(ctx context.Context, key string) error {
+	if p.last.Number == 0 {
+		return errRunsLost(key)
+	}
+	session := sessionsPrefix + outcomeSession(key)
+	_, err := p.store.Get(ctx, session, storage.Range{Len: 1}, nil)
+	switch {
+	case errors.Is(err, storage.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case p.last.resolved[outcomeSession(key)]:
+		return nil
+	}
+	return fmt.Errorf("%w: %s is there, and was not listed", storage.ErrUnreachable, session)
 }
 
 // keptSince is the age of a snapshot, which the first run that lists it fixes.
 func (p *pruner) keptSince(j *judged) time.Time {
 	for _, v := range p.last.Valid {
-		if v.ID == j.ID {
+		if v.named == (named{j.Cluster, j.ID}) {
 			return v.KeptSince
 		}
 	}

@@ -13,6 +13,9 @@ import (
 	"github.com/pgtrove/pgtrove/storage"
 )
 
+// namedSnapshots is how many snapshots are looked at one by one to say which of them lack something.
+const namedSnapshots = 20
+
 // repackBelow is the share of the bytes of a pack's chunks that must be alive, or it is repacked. Its other bytes do not count: in a small
 // pack they outweigh the chunks, and would do so in the next one.
 const repackBelow = 0.5
@@ -28,6 +31,7 @@ type survey struct {
 type surveyed struct {
 	key       string
 	there     bool  // the storage shows it, and in its full length
+	lost      bool  // marking found that it is damaged: what it holds counts only where nothing else has it
 	condemned bool  // by the last run
 	rescued   bool  // and needed after all
 	whole     int64 // sealed bytes of its chunks
@@ -57,6 +61,11 @@ func (p *pruner) plan(ctx context.Context) error {
 	if p.survey.chunks < p.live.Len() {
 		if err := p.tellMissing(ctx); err != nil {
 			return err
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.survey.byKey)) {
+		if k := p.survey.byKey[key]; k.lost && k.alive > 0 {
+			p.report.Damage = append(p.report.Damage, fmt.Errorf("%w: %s holds what nothing else has", ErrDamaged, key))
 		}
 	}
 	p.decide()
@@ -121,7 +130,7 @@ func (p *pruner) find() error {
 	if err := p.view.cache.Packs(p.view.counts, func(h index.Held) error {
 		k := s.byKey[h.Key]
 		if k == nil {
-			k = &surveyed{key: h.Key, condemned: condemned[h.Key]}
+			k = &surveyed{key: h.Key, condemned: condemned[h.Key], lost: p.view.isExcepted(h.Key)}
 			s.byKey[h.Key] = k
 		}
 		size, there := p.fresh[h.Key]
@@ -154,26 +163,41 @@ func (p *pruner) find() error {
 	})
 }
 
-// choose picks the place of a chunk that counts: in a pack that stays anyway if there is one, and of several in the newest, so
-// that repacking, when it was interrupted, is not done again. nil: it is in no pack that is there.
+// better says which of two packs a chunk is to be found in: one that is not known to be damaged, then one that stays anyway, then the newest, so
+// that repacking, when it was interrupted, is not done again.
+func (s *surveyed) better(than *surveyed) bool {
+	switch {
+	case s.lost != than.lost:
+		return !s.lost
+	case s.usable() != than.usable():
+		return s.usable()
+	}
+	return s.key > than.key
+}
+
+// choose picks the place of a chunk that counts. nil: it is in no pack that is there.
 func (s *survey) choose(places []index.Place) (best *surveyed, place index.Place) {
 	for _, pl := range places {
 		k := s.packs[pl.Pack]
 		if k == nil || !k.there {
 			continue
 		}
-		if best == nil || k.usable() && !best.usable() || k.usable() == best.usable() && k.key > best.key {
+		if best == nil || k.better(best) {
 			best, place = k, pl
 		}
 	}
 	return best, place
 }
 
-// tellMissing reports which snapshots lack chunks.
+// tellMissing reports how many chunks are in no pack that is there, and which snapshots lack them if these are few.
 func (p *pruner) tellMissing(ctx context.Context) error {
-	placed := index.NewSet(0)
+	if len(p.staying) > namedSnapshots {
+		p.report.Damage = append(p.report.Damage, fmt.Errorf("%w: %d chunks that snapshots need are in no pack that is there", ErrMissing, p.live.Len()-p.survey.chunks))
+		return nil
+	}
+	placed := index.NewSet(p.survey.chunks)
 	if err := p.view.cache.Survey(p.view.counts, func(id chunk.ID, places []index.Place) error {
-		if k, _ := p.survey.choose(places); k != nil {
+		if k, _ := p.survey.choose(places); k != nil && p.live.Has(id) {
 			placed.Add(id)
 		}
 		return nil
@@ -205,6 +229,7 @@ func (p *pruner) tellMissing(ctx context.Context) error {
 // all that is left of it.
 func (p *pruner) decide() {
 	if len(p.report.Damage) > 0 {
+		p.spare()
 		return
 	}
 	sweep := map[string]bool{}
@@ -238,10 +263,16 @@ func (p *pruner) decide() {
 	p.chooseRepack(partly)
 }
 
-// spare takes back what decide chose.
+// spare condemns nothing but what the last run has begun to delete, perhaps not to the end: as long as that may go on, no writer must
+// refer to it. No index names it any more.
 func (p *pruner) spare() {
 	p.run.Sweep, p.run.Condemned = []string{}, []string{}
 	p.report.Swept, p.report.Condemned, p.report.Repacked = Amount{}, Amount{}, Amount{}
+	for _, key := range p.last.Sweep {
+		if _, there := p.fresh[key]; there {
+			p.condemn(key)
+		}
+	}
 }
 
 func (p *pruner) condemn(key string) {

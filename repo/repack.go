@@ -125,7 +125,7 @@ func (m *mover) standsElsewhere(id chunk.ID) (bool, error) {
 	}
 	return slices.ContainsFunc(all, func(l pack.Location) bool {
 		k := m.survey.byKey[l.Pack]
-		return k != nil && k.usable() && !m.survey.repacked[l.Pack]
+		return k != nil && k.usable() && !k.lost && !m.survey.repacked[l.Pack]
 	}), nil
 }
 

@@ -161,7 +161,7 @@ func (r *Repo) loosePack(ctx context.Context, key string, size int64) (*index.Pa
 func (r *Repo) unfinished(ctx context.Context, l *listing, cluster, self string) ([]string, error) {
 	var open []string
 	for sid := range l.sessions {
-		if _, ended := l.outcomes[sid]; !ended && !l.run.resolved[sid] && sid != self {
+		if len(l.outcomes[sid]) == 0 && !l.run.resolved[sid] && sid != self {
 			open = append(open, sid)
 		}
 	}
@@ -192,14 +192,15 @@ func (r *Repo) unfinished(ctx context.Context, l *listing, cluster, self string)
 // newestSnapshot gives the newest committed session of a cluster, or "" if it is older than every session in open.
 func (r *Repo) newestSnapshot(ctx context.Context, l *listing, cluster string, open []string) (string, error) {
 	var ended []string
-	for sid, key := range l.outcomes {
-		if l.run.counts(sid, l.sessions) && len(open) > 0 && sid > open[0] && key == snapshotsPrefix+cluster+"/"+sid {
+	for sid, keys := range l.outcomes {
+		key := snapshotsPrefix + cluster + "/" + sid
+		if len(open) > 0 && sid > open[0] && slices.Contains(keys, key) && l.run.counts(key, l.sessions) {
 			ended = append(ended, sid)
 		}
 	}
 	slices.Sort(ended)
 	for _, sid := range slices.Backward(ended) {
-		o, err := r.outcome(ctx, l.outcomes[sid])
+		o, err := r.outcome(ctx, snapshotsPrefix+cluster+"/"+sid)
 		if isLoss(err) || errors.Is(err, storage.ErrNotExist) {
 			continue
 		}

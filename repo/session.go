@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +66,7 @@ type outcome struct {
 	Outcome  string          `json:"outcome"` // outcomeSnapshot, …
 	Nonce    string          `json:"nonce"`
 	Manifest json.RawMessage `json:"manifest,omitempty"`
+	Segments []string        `json:"segments,omitempty"` // FENCED: index segments that were there before; prunes see to them
 }
 
 // Outcomes of a session.
@@ -89,7 +91,8 @@ type Session struct {
 	book   book
 	notes  *notes
 
-	leftovers []leftover // packs of data that unfinished sessions left; final when fn of Write begins
+	saw       map[string]bool // sessions that had an outcome that counted when the view was loaded
+	leftovers []leftover      // packs of data that unfinished sessions left; final when fn of Write begins
 
 	segments    chan struct{} // holds one token while a segment is written
 	unpublished error         // why one could not be written; the token's
@@ -113,6 +116,10 @@ func (r *Repo) Write(ctx context.Context, o SessionOptions, fn func(ctx context.
 	}
 	defer func() { err = errors.Join(err, s.view.Close()) }()
 	s.book.last = o.Now()
+	s.saw = map[string]bool{}
+	for sid, keys := range l.outcomes {
+		s.saw[sid] = slices.ContainsFunc(keys, func(key string) bool { return l.run.counts(key, l.sessions) })
+	}
 	if err := s.adopt(ctx, l); err != nil {
 		return err
 	}
@@ -282,7 +289,7 @@ func (s *Session) confirm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !run.valid[s.sid] {
+	if !run.valid[s.outcomeKey()] {
 		s.book.committed = false
 		return ErrFenced
 	}

@@ -3,9 +3,9 @@ package repo
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/pgtrove/pgtrove/storage"
 )
@@ -92,19 +92,28 @@ func (r *Repo) counting(ctx context.Context, cluster string) (all []Commit, keys
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, key := range slices.Sorted(maps.Values(outcomes)) {
-		where, sid, ok := strings.Cut(strings.TrimPrefix(key, snapshotsPrefix), "/")
-		if !ok || where == pruneCluster || cluster != "" && where != cluster {
+	found := slices.Concat(slices.Collect(maps.Values(outcomes))...)
+	slices.Sort(found)
+	for _, key := range found {
+		where, sid := outcomeCluster(key), outcomeSession(key)
+		if where == pruneCluster || cluster != "" && where != cluster {
 			continue
+		}
+		if run.Number == 0 && !sessions[sid] {
+			return nil, nil, errRunsLost(key)
 		}
 		// Expired and pinned: a pin that the run did not see. The next one will.
-		if !run.counts(sid, sessions) && !(run.expired(sid) && marks.pinned[sid]) {
-			continue
+		if run.counts(key, sessions) || run.expired[key] && marks.pinned[sid] {
+			all = append(all, Commit{Cluster: where, ID: sid, Pinned: marks.pinned[sid], Forgotten: marks.forgotten[sid]})
+			keys = append(keys, key)
 		}
-		all = append(all, Commit{Cluster: where, ID: sid, Pinned: marks.pinned[sid], Forgotten: marks.forgotten[sid]})
-		keys = append(keys, key)
 	}
 	return all, keys, nil
+}
+
+// errRunsLost says that prunes have run, and that what the last one decided is gone: before the first one, no session is deleted.
+func errRunsLost(key string) error {
+	return fmt.Errorf("%w: the session of %s is gone, so a prune has run, but nothing under %s says what it decided: put its newest object back", ErrDamaged, key, gcPrefix)
 }
 
 // fill reads a commit. false: it is none, or was removed since.

@@ -74,7 +74,7 @@ func (p *pruner) sweep(ctx context.Context) error {
 		}
 	}
 	void := slices.DeleteFunc(slices.Clone(p.void), func(key string) bool {
-		return slices.Contains(p.report.Locked, sessionsPrefix+key[strings.LastIndexByte(key, '/')+1:])
+		return slices.Contains(p.report.Locked, sessionsPrefix+outcomeSession(key))
 	})
 	if err := p.delete(ctx, void); err != nil {
 		return err
@@ -127,10 +127,13 @@ func (p *pruner) oldRuns(ctx context.Context) (keys []string, err error) {
 // spentMarks are requests for snapshots that are gone: their outcomes were deleted now, or before the requests were listed. A snapshot
 // that has just expired keeps its marks, for a pin may still bring it back.
 func (p *pruner) spentMarks() (keys []string) {
-	gone := func(sid string) bool {
-		i, there := p.outcomes[sid]
-		return !there || slices.Contains(p.void, i.Key)
+	alive := map[string]bool{}
+	for key := range p.outcomes {
+		if !slices.Contains(p.void, key) {
+			alive[outcomeSession(key)] = true
+		}
 	}
+	gone := func(sid string) bool { return !alive[sid] }
 	for _, sid := range slices.Sorted(maps.Keys(p.marks.forgotten)) {
 		if gone(sid) {
 			keys = append(keys, forgetPrefix+sid)

@@ -250,15 +250,17 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	}
 	// Not os.Remove, which would take an empty directory for an object.
 	err := syscall.Unlink(s.path(key))
-	if absent(err) || errors.Is(err, syscall.EISDIR) {
-		return s.present("delete", key)
-	}
-	if err != nil {
+	gone := absent(err) || errors.Is(err, syscall.EISDIR)
+	if err != nil && !gone {
 		return wrap("delete", key, err)
 	}
+	// Also where it is gone already: who removed it may have died before it was durable.
 	dir := filepath.Dir(s.path(key))
 	if err := durable.SyncDir(dir); err != nil && !absent(err) {
 		return wrap("delete", key, err)
+	}
+	if gone {
+		return s.present("delete", key)
 	}
 	for strings.Count(dir[len(s.root):], "/") > 1 && syscall.Rmdir(dir) == nil {
 		dir = filepath.Dir(dir)

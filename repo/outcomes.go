@@ -1,0 +1,56 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// outcomeSession is the session whose outcome stands under key.
+func outcomeSession(key string) string { return key[strings.LastIndexByte(key, '/')+1:] }
+
+// outcomeCluster is the cluster in the name of an outcome.
+func outcomeCluster(key string) string {
+	cluster, _, _ := strings.Cut(strings.TrimPrefix(key, snapshotsPrefix), "/")
+	return cluster
+}
+
+// outcomes lists what sessions ended as: keys by the session's ID. There is one for each session, unless a host has created objects for
+// sessions that are not its own, which its credentials let it do under its own cluster.
+func (r *Repo) outcomes(ctx context.Context) (map[string][]string, error) {
+	all := map[string][]string{}
+	if err := r.store.List(ctx, snapshotsPrefix, func(i storage.Info) error {
+		sid := outcomeSession(i.Key)
+		all[sid] = append(all[sid], i.Key)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	return all, nil
+}
+
+// ownOutcome gives the one of several keys that is the session's own: in the cluster that it announced. "" where there is none, or
+// where the session is gone.
+func (r *Repo) ownOutcome(ctx context.Context, sid string, keys []string) (string, error) {
+	if len(keys) == 0 {
+		return "", nil
+	}
+	a, err := r.announcement(ctx, sid)
+	switch {
+	case errors.Is(err, storage.ErrNotExist):
+		return "", nil
+	case isLoss(err):
+		return keys[0], nil // who cannot read the announcement takes what there is
+	case err != nil:
+		return "", err
+	}
+	key := snapshotsPrefix + a.Cluster + "/" + sid
+	if slices.Contains(keys, key) {
+		return key, nil
+	}
+	return "", nil
+}
