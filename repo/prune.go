@@ -173,6 +173,9 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err e
 	if err := p.plan(ctx); err != nil { // P4
 		return nil, err
 	}
+	if err := p.stillNewest(ctx); err != nil {
+		return nil, err
+	}
 	if s := p.report; float64(s.Swept.Bytes) > o.MaxDelete*float64(s.Stored.Bytes) {
 		return s, &TooMuchError{Swept: s.Swept, Stored: s.Stored, Limit: o.MaxDelete}
 	}
@@ -182,6 +185,9 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err e
 	if err := p.repack(ctx); err != nil { // P5
 		return nil, err
 	}
+	if err := p.stillNewest(ctx); err != nil {
+		return nil, err
+	}
 	if err := p.writeBase(ctx); err != nil { // P6
 		return nil, err
 	}
@@ -189,6 +195,18 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err e
 		return nil, err
 	}
 	return p.report, p.sweep(ctx) // P8
+}
+
+// stillNewest looks again before damage is believed: what a newer run has moved is missing where this one looks.
+func (p *pruner) stillNewest(ctx context.Context) error {
+	if len(p.report.Damage) == 0 {
+		return nil
+	}
+	newest, err := p.newestNumber(ctx)
+	if err == nil && newest != p.last.Number {
+		err = ErrOvertaken
+	}
+	return err
 }
 
 // openIndex loads what is known of all packs.

@@ -87,8 +87,8 @@ func writerMutants() []mutant {
 		numbers[n] = true
 	}
 `}), ""},
-		{"segments of fenced sessions believed", []edit{{"repo/listing.go", `		if void, err = r.voidSessions(ctx, l); err != nil {
-`, `		if void, err = map[string]bool{}, nil; err != nil {
+		{"segments of fenced sessions believed", []edit{{"repo/listing.go", `		if fenced, err = r.voidSessions(ctx, l); err != nil {
+`, `		if fenced, err = map[string]*outcome{}, nil; err != nil {
 `}}, ""},
 		{"gc listed once while the index is loaded", []edit{{"repo/view.go", `		case newest != l.run.Number:
 `, `		case newest == 0 && l.run.Number > 0:
@@ -145,8 +145,8 @@ func prunerMutants() []mutant {
 		return fmt.Errorf("pin %s: %w", id, err)
 	}
 `, ``}}, ""},
-		{"pins: not seen by the run after", []edit{{"repo/prunejudge.go", `	returns := p.last.expired(j.ID) && j.Pinned
-`, `	returns := p.last.expired(j.ID) && j.Pinned && j.ID == ""
+		{"pins: not seen by the run after", []edit{{"repo/prunejudge.go", `	returns := p.last.expired[j.key] && j.Pinned
+`, `	returns := p.last.expired[j.key] && j.Pinned && j.ID == ""
 `}}, ""},
 	}
 }
