@@ -30,7 +30,7 @@ type leftover struct {
 
 // adopt looks for what the unfinished sessions of the cluster left since its newest snapshot, and makes all of it a part of the view and
 // of this session: packs that no segment names are named by this session's first. So a rerun of a killed backup uploads
-// no chunk twice, and does not depend on the session that was killed. A session that still runs may be among them: packs are
+// no chunk twice. What the killed session named itself a prune keeps when it ends that. A session that still runs may be among them: packs are
 // immutable, and it does not notice. Of a session that was fenced and is continued here it takes over everything in the same way. What a
 // prune deletes, or will, is left alone.
 func (s *Session) adopt(ctx context.Context, l *listing) error {
