@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/pgsource"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/snapshot"
@@ -34,7 +35,7 @@ func (b *backupRun) findBaseline(ctx context.Context, s *repo.Session, backup *p
 		return nil, err
 	}
 	if l.manifest == nil {
-		if l.manifest, err = b.chooseParent(ctx); err != nil {
+		if l.manifest, err = b.chooseParent(ctx, s); err != nil {
 			return nil, err
 		}
 	}
@@ -87,12 +88,21 @@ func (b *backupRun) ownBaseline(ctx context.Context, s *repo.Session) (*baseline
 	return &baseline{manifest: m, parent: p}, nil
 }
 
-// chooseParent returns the newest snapshot of this cluster; nil if there is none.
-func (b *backupRun) chooseParent(ctx context.Context) (*snapshot.Manifest, error) {
+// chooseParent returns the newest snapshot of this cluster that the session can build upon; nil if there is none.
+func (b *backupRun) chooseParent(ctx context.Context, s *repo.Session) (*snapshot.Manifest, error) {
+	return newestSeen(ctx, b.repo, s, b.name, b.cluster.Info().SystemID)
+}
+
+// newestSeen returns the newest snapshot of a cluster and system that the session's view knows; nil if there is none. The view was loaded
+// before the server made its checkpoint: what another host has committed under the same name since is not in it, and would look lost.
+func newestSeen(ctx context.Context, r *repo.Repo, s *repo.Session, cluster string, system pg.SystemID) (*snapshot.Manifest, error) {
 	var parent *snapshot.Manifest
-	err := b.repo.NewestCommits(ctx, b.name, func(c repo.Commit) (bool, error) {
+	err := r.NewestCommits(ctx, cluster, func(c repo.Commit) (bool, error) {
+		if !s.Saw(c.ID) {
+			return false, nil
+		}
 		m, err := parseCommit(c)
-		if err == nil && m.Server.SystemID == b.cluster.Info().SystemID {
+		if err == nil && m.Server.SystemID == system {
 			parent = m
 		}
 		return parent != nil, nil
