@@ -109,10 +109,16 @@ type Held struct {
 	Chunks int
 	Size   int64 // bytes of the object
 	Tail   int64 // bytes of the object behind its last chunk: page digests, directory, trailer
+
+	// Segments are numbers of the segments that name it, shared with the Cache: not to be changed. Some may stand for nothing any more.
+	Segments []uint32
+	// Indexed is at least what the pack takes in a segment, in bytes, as a Splitter counts it.
+	Indexed int
 }
 
 func (r *record) held(n uint32) Held {
-	return Held{Number: n, Key: r.key, Kind: r.kind, Chunks: r.chunks, Size: r.size, Tail: r.tail}
+	return Held{Number: n, Key: r.key, Kind: r.kind, Chunks: r.chunks, Size: r.size, Tail: r.tail,
+		Segments: r.members, Indexed: maxMarshaled(r.key, r.sessions, r.chunks)}
 }
 
 // Group is some chunks that stand in one pack.
@@ -145,8 +151,8 @@ func (c *Cache) ByPack(ids []chunk.ID, inView func(segment uint32) bool, except 
 		if err != nil {
 			return nil, nil, err
 		}
-		if rec == nil {
-			return nil, nil, c.failed(fmt.Errorf("pack %d has lost its record", n))
+		if rec == nil { // a Retain came between
+			return c.ByPack(ids, inView, except)
 		}
 		groups = append(groups, Group{Held: rec.held(n), IDs: in[n]})
 	}

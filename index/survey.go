@@ -104,16 +104,16 @@ type Splitter struct {
 	size      int
 }
 
-// splitSize is how large, in bytes, a Splitter lets a segment become, unless one pack alone is larger.
-const splitSize = MaxSegment / 4
+// SplitSize is how large, in bytes, a Splitter lets a segment become, unless one pack alone is larger.
+const SplitSize = MaxSegment / 4
 
 // NewSplitter makes a splitter of segments with at most maxChunks chunks each, but for packs that have more.
 func NewSplitter(maxChunks int) *Splitter { return &Splitter{maxChunks: maxChunks} }
 
 // Add takes a pack. If it does not fit to those before, these are given back as a segment; else nil.
 func (s *Splitter) Add(p Pack) (full *Segment) {
-	size := maxMarshaled(&p)
-	if len(s.packs) == MaxPacks || s.chunks+len(p.Entries) > s.maxChunks || s.size+size > splitSize {
+	size := maxMarshaled(p.Key, p.Sessions, len(p.Entries))
+	if len(s.packs) == MaxPacks || s.chunks+len(p.Entries) > s.maxChunks || s.size+size > SplitSize {
 		full = s.Rest()
 	}
 	s.packs = append(s.packs, p)
@@ -132,28 +132,13 @@ func (s *Splitter) Rest() *Segment {
 	return seg
 }
 
-// Split cuts packs into segments as a Splitter does. They keep their order.
-func Split(packs []Pack, maxChunks int) []Segment {
-	s := NewSplitter(maxChunks)
-	var all []Segment
-	for _, p := range packs {
-		if full := s.Add(p); full != nil {
-			all = append(all, *full)
-		}
-	}
-	if rest := s.Rest(); rest != nil {
-		all = append(all, *rest)
-	}
-	return all
-}
-
 // maxMarshaled is at least what a pack takes in a segment, in bytes.
-func maxMarshaled(p *Pack) int {
+func maxMarshaled(key string, sessions []pack.Session, entries int) int {
 	const number = 10 // the longest there are
 	const entry = chunk.IDSize + 2 + 4*5 + number
-	n := len(p.Key) + 6*number + len(p.Entries)*entry
-	for i := range p.Sessions {
-		n += len(p.Sessions[i].SID) + len(p.Sessions[i].Encapsulation) + 2*number
+	n := len(key) + 6*number + entries*entry
+	for i := range sessions {
+		n += len(sessions[i].SID) + len(sessions[i].Encapsulation) + 2*number
 	}
 	return n
 }

@@ -106,14 +106,18 @@ func TestASurveyFindsWhatLookupsFind(t *testing.T) {
 func TestPacksTellTheirNumberAndSize(t *testing.T) {
 	eachCache(t, func(t *testing.T, c *index.Cache, reopen reopener) {
 		s := example()
-		add(t, c, "index/a/1", s.Packs...)
+		number := add(t, c, "index/a/1", s.Packs...)
 		c = reopen(t, c)
 		i := 0
 		if err := c.Packs(all, func(h index.Held) error {
 			p := &s.Packs[i]
-			want := index.Held{Number: uint32(i), Key: p.Key, Kind: p.Kind, Chunks: len(p.Entries), Size: p.Size, Tail: p.Size - p.End()}
-			if h != want {
+			want := index.Held{Number: uint32(i), Key: p.Key, Kind: p.Kind, Chunks: len(p.Entries), Size: p.Size, Tail: p.Size - p.End(),
+				Segments: []uint32{number}, Indexed: h.Indexed}
+			if !reflect.DeepEqual(h, want) {
 				t.Errorf("%+v, want %+v", h, want)
+			}
+			if b, err := segmentOf(*p).Marshal(); err != nil || h.Indexed < len(b)-2 || h.Indexed > 2*len(b)+100 { // a version, a number of packs
+				t.Errorf("%s takes %d bytes in a segment, and tells %d: %v", p.Key, len(b)-2, h.Indexed, err)
 			}
 			i++
 			return nil
@@ -139,6 +143,20 @@ func TestASurveyAllocatesNothingForAChunk(t *testing.T) {
 			t.Errorf("%v allocations for %d chunks, at most %v", n, seen, most)
 		}
 	})
+}
+
+// split cuts packs into segments.
+func split(packs []index.Pack, maxChunks int) (all []index.Segment) {
+	s := index.NewSplitter(maxChunks)
+	for _, p := range packs {
+		if full := s.Add(p); full != nil {
+			all = append(all, *full)
+		}
+	}
+	if rest := s.Rest(); rest != nil {
+		all = append(all, *rest)
+	}
+	return all
 }
 
 func TestSegmentsAreSplitWithinTheirBounds(t *testing.T) {
@@ -168,7 +186,7 @@ func TestSegmentsAreSplitWithinTheirBounds(t *testing.T) {
 		}
 		var got []int
 		i := 0
-		for _, s := range index.Split(packs, c.most) {
+		for _, s := range split(packs, c.most) {
 			got = append(got, len(s.Packs))
 			for _, p := range s.Packs {
 				if p.Key != packs[i].Key || len(p.Entries) != c.chunks {
@@ -198,7 +216,7 @@ func TestASplitSegmentIsOfAboutTheSizeItIsTakenFor(t *testing.T) {
 		p.Key = fmt.Sprintf("packs/20250102T030405Z-0123456789abcdef/%d-%064x", i, i)
 		packs = append(packs, p)
 	}
-	segments := index.Split(packs, 1<<30)
+	segments := split(packs, 1<<30)
 	if len(segments) < 2 {
 		t.Fatalf("%d segments", len(segments))
 	}
