@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,10 +37,29 @@ func vanishedHint(err error) string {
 		return "find out what removed them, and put the objects back; if it is known why they are gone, `pgtrove forget ID`"
 	}
 	ids := make([]string, len(v.Snapshots))
+	unpin := ""
 	for i, c := range v.Snapshots {
 		ids[i] = c.ID
+		if c.Pinned {
+			unpin += "`pgtrove unpin " + c.ID + "`, "
+		}
 	}
-	return "find out what removed them from the storage, and put them back if there is a copy. If it is known why they are gone: `pgtrove forget " + strings.Join(ids, " ") + "`"
+	if unpin != "" {
+		unpin += "as a pin keeps it from being forgotten, and "
+	}
+	return "find out what removed them from the storage, and put them back if there is a copy. If it is known why they are gone: " + unpin +
+		"`pgtrove forget " + strings.Join(ids, " ") + "`"
+}
+
+// notePins fills in which of the snapshots that are gone are pinned, for the hint. Where that cannot be found out, forget says so.
+func notePins(ctx context.Context, r *repo.Repo, v *repo.VanishedError) {
+	pins, err := r.Pins(ctx)
+	if err != nil {
+		return
+	}
+	for i := range v.Snapshots {
+		v.Snapshots[i].Pinned = pins[v.Snapshots[i].ID]
+	}
 }
 
 // tooMuchHint rounds the share that it takes up to tens.

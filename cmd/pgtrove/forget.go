@@ -73,7 +73,7 @@ func (a *app) forget(ctx context.Context, r *repo.Repo, names []string, dryRun b
 	}
 	var chosen []repo.Commit
 	for _, name := range names {
-		commit, err := findForgettable(ctx, r, c, name)
+		commit, err := findListed(ctx, r, c, name)
 		if err != nil {
 			return err
 		}
@@ -100,9 +100,9 @@ func (a *app) forget(ctx context.Context, r *repo.Repo, names []string, dryRun b
 	return nil
 }
 
-// findForgettable finds a snapshot also if it is only known from what the last prune listed: by forgetting it a person says that its loss is
-// no surprise.
-func findForgettable(ctx context.Context, r *repo.Repo, c *catalog, name string) (repo.Commit, error) {
+// findListed finds a snapshot also if it is only known from what the last prune listed, then by its full ID only: by forgetting it, after
+// unpinning it if it is pinned, a person says that its loss is no surprise.
+func findListed(ctx context.Context, r *repo.Repo, c *catalog, name string) (repo.Commit, error) {
 	commit, err := c.find(name)
 	if !errors.Is(err, snapshot.ErrNotFound) {
 		return commit, err

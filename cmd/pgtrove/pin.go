@@ -41,29 +41,29 @@ type pinJSON struct {
 	Forgotten bool   `json:"forgotten"` // so that only the pin keeps it, or kept it
 }
 
-// findPinnable opens the repository and finds the snapshot that name stands for.
-func (a *app) findPinnable(ctx context.Context, name string) (*repo.Repo, repo.Commit, error) {
-	r, err := a.openRepository(ctx)
-	if err != nil {
-		return nil, repo.Commit{}, err
-	}
+// findPinnable loads the catalog and finds the snapshot's name where name is latest.
+func (a *app) findPinnable(ctx context.Context, r *repo.Repo, name string) (*catalog, string, error) {
 	c, err := loadCatalog(ctx, r, a.settings.Cluster)
+	if err != nil || name != snapshot.Latest {
+		return c, name, err
+	}
+	m, err := c.latest(a.settings.clusterName())
 	if err != nil {
-		return nil, repo.Commit{}, err
+		return nil, "", err
 	}
-	if name == snapshot.Latest {
-		m, err := c.latest(a.settings.clusterName())
-		if err != nil {
-			return nil, repo.Commit{}, err
-		}
-		name = m.ID
-	}
-	commit, err := c.find(name)
-	return r, commit, err
+	return c, m.ID, nil
 }
 
 func (a *app) pin(ctx context.Context, name string) error {
-	r, c, err := a.findPinnable(ctx, name)
+	r, err := a.openRepository(ctx)
+	if err != nil {
+		return err
+	}
+	all, name, err := a.findPinnable(ctx, r, name)
+	if err != nil {
+		return err
+	}
+	c, err := all.find(name)
 	if err != nil {
 		return err
 	}
@@ -80,13 +80,22 @@ func (a *app) pin(ctx context.Context, name string) error {
 }
 
 func (a *app) unpin(ctx context.Context, name string) error {
-	r, c, err := a.findPinnable(ctx, name)
+	r, err := a.openRepository(ctx)
 	if err != nil {
 		return err
 	}
-	if !c.Pinned {
+	all, name, err := a.findPinnable(ctx, r, name)
+	if err != nil {
+		return err
+	}
+	c, err := findListed(ctx, r, all, name)
+	if err != nil {
+		return err
+	}
+	switch err := r.Unpin(ctx, c.ID); {
+	case errors.Is(err, repo.ErrNotCounted):
 		a.out.info("snapshot %s is not pinned", c.ID)
-	} else if err := r.Unpin(ctx, c.ID); err != nil && !errors.Is(err, repo.ErrNotCounted) { // somebody else did
+	case err != nil:
 		return err
 	}
 	if err := a.showPin(c, false); err != nil {

@@ -90,6 +90,9 @@ func (a *app) prune(ctx context.Context, r *repo.Repo, o pruneOptions) error {
 	if report == nil {
 		report = &repo.PruneReport{}
 	}
+	if vanished := (*repo.VanishedError)(nil); errors.As(err, &vanished) {
+		notePins(ctx, r, vanished)
+	}
 	if showErr := p.show(report, err); showErr != nil {
 		return errors.Join(err, showErr)
 	}
@@ -120,18 +123,24 @@ func (p *pruneRun) mark(ctx context.Context, v *repo.View, commits []repo.Commit
 		snapshots = append(snapshots, m)
 	}
 	err := gc.Mark(ctx, judgingView{v}, snapshots, live)
-	if damage := (*gc.DamageError)(nil); err != nil && !errors.As(err, &damage) {
-		return err
-	}
-	if all, ok := err.(interface{ Unwrap() []error }); ok {
-		lost.Losses = append(lost.Losses, all.Unwrap()...)
+	if damage := (*gc.LossError)(nil); errors.As(err, &damage) {
+		lost.Losses = append(lost.Losses, losses(damage)...)
 	} else if err != nil {
-		lost.Losses = append(lost.Losses, err)
+		return err
 	}
 	if len(lost.Losses) > 0 {
 		return &lost
 	}
 	return nil
+}
+
+// losses are the damage that Mark lists, and what it only counts.
+func losses(e *gc.LossError) []error {
+	all := e.Unwrap()
+	if e.More > 0 {
+		all = append(all, unlistedError{e.More})
+	}
+	return all
 }
 
 // judgingView tells gc which errors are damage.
@@ -186,9 +195,12 @@ func describeSession(u *repo.Unfinished) string {
 
 // shortcomings is the error of a run that did its work, but not all.
 func (p *pruneRun) shortcomings(r *repo.PruneReport) error {
-	if n := len(r.Damage); n > 0 {
-		for _, err := range r.Damage {
+	if listed, n := listDamage(r.Damage, shownDamage); n > 0 {
+		for _, err := range listed {
 			p.out.line("", "damaged: %v", err)
+		}
+		if more := n - len(listed); more > 0 {
+			p.out.line("", "and %d more; `pgtrove verify` lists them", more)
 		}
 		err := fmt.Errorf("prune: %s damaged or missing, so no pack is deleted", showCount(int64(n), "thing is", "things are"))
 		return withHint(classified{err, repo.ErrDamaged},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/gc"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/snapshot"
 )
@@ -28,7 +29,9 @@ func TestARefusedPruneSaysWhatAndWhatToDo(t *testing.T) {
 				"and by the backup of cluster other on host db2"},
 			[]string{"--fence-after"}},
 		{&repo.VanishedError{Snapshots: []repo.Commit{{Cluster: "main", ID: "one"}, {Cluster: "b", ID: "two"}}}, codeRefused,
-			[]string{"nothing was deleted", "2 snapshots", "one of cluster main, two of cluster b"}, []string{"`pgtrove forget one two`"}},
+			[]string{"nothing was deleted", "2 snapshots", "one of cluster main, two of cluster b"}, []string{"why they are gone: `pgtrove forget one two`"}},
+		{&repo.VanishedError{Snapshots: []repo.Commit{{ID: "one", Pinned: true}, {ID: "two"}, {ID: "three", Pinned: true}}}, codeRefused,
+			nil, []string{"why they are gone: `pgtrove unpin one`, `pgtrove unpin three`, ", "and `pgtrove forget one two three`"}},
 		{&repo.TooMuchError{Swept: repo.Amount{Packs: 3, Bytes: 71 << 20}, Stored: repo.Amount{Packs: 4, Bytes: 100 << 20}, Limit: 0.5}, codeRefused,
 			[]string{"71.0 MiB of 100.0 MiB, which is 71 %", "allows 50 %"}, []string{"--dry-run", "--max-delete 80%`"}},
 		{&repo.TooMuchError{Swept: repo.Amount{Bytes: 100}, Stored: repo.Amount{Bytes: 100}, Limit: 0.99}, codeRefused,
@@ -93,6 +96,41 @@ func TestThePruneReportSaysWhatWasDoneAndWhatWouldBe(t *testing.T) {
 	}
 	if got := say(false, &repo.BlockedError{}); got != "" { // the error says all
 		t.Errorf("a blocked run says\n%s", got)
+	}
+}
+
+func TestOfMuchDamageThePruneListsSomeAndCountsTheRest(t *testing.T) {
+	say := func(damage []error) string {
+		t.Helper()
+		var text strings.Builder
+		a := newApp()
+		a.out = &output{stdout: &text, stderr: &text}
+		p := &pruneRun{app: a}
+		if err := p.shortcomings(&repo.PruneReport{Damage: damage}); !errors.Is(err, repo.ErrDamaged) {
+			t.Errorf("%v", err)
+		} else {
+			a.report(err, exitPolicy{})
+		}
+		return text.String()
+	}
+	few := []error{errors.New("first"), repo.ErrMissing}
+	if got := say(few); !strings.HasPrefix(got, "damaged: first\ndamaged: ") || strings.Contains(got, "more") || !strings.Contains(got, "2 things are damaged") {
+		t.Error(got)
+	}
+	loss := &gc.LossError{More: 1_600_000}
+	for n := range 3000 {
+		loss.Damage = append(loss.Damage, &gc.DamageError{Snapshot: "one", Path: fmt.Sprint(n), Err: repo.ErrMissing})
+	}
+	many := append(losses(loss), few...)
+	got := say(many)
+	if strings.Count(got, "damaged: ") != 20 || !strings.Contains(got, "\nand 1602982 more; `pgtrove verify` lists them\n") || !strings.Contains(got, "1603002 things are damaged") {
+		t.Error(got)
+	}
+	if j := pruneResult(&repo.PruneReport{Damage: many}, nil); len(j.Damage) != 1000 || j.Damages != 1_603_002 {
+		t.Errorf("%d are listed of %d", len(j.Damage), j.Damages)
+	}
+	if j := pruneResult(&repo.PruneReport{}, nil); j.Damage == nil || j.Damages != 0 {
+		t.Errorf("%v of %d", j.Damage, j.Damages)
 	}
 }
 

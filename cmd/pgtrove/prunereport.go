@@ -27,7 +27,8 @@ type pruneJSON struct {
 	Rescued   amountJSON    `json:"rescued"`   // condemned before, and needed after all
 	Tidied    amountJSON    `json:"tidied"`    // files that killed writers left half-written; packs counts files
 	Locked    []string      `json:"locked"`
-	Damage    []string      `json:"damage"`
+	Damage    []string      `json:"damage"`       // the first of it
+	Damages   int           `json:"damage_count"` // of all
 	Seconds   float64       `json:"seconds"`
 }
 
@@ -89,10 +90,40 @@ func pruneResult(r *repo.PruneReport, err error) pruneJSON {
 		j.Vanished = prunedResult(vanished.Snapshots)
 	}
 	j.Locked = append(j.Locked, r.Locked...)
-	for _, d := range r.Damage {
+	var damage []error
+	damage, j.Damages = listDamage(r.Damage, listedDamage)
+	for _, d := range damage {
 		j.Damage = append(j.Damage, oneLine(d.Error()))
 	}
 	return j
+}
+
+const (
+	// shownDamage is how many lines people are told of what is damaged, and listedDamage how many --json lists: one lost pack may
+	// concern every file of a cluster.
+	shownDamage  = 20
+	listedDamage = 1000
+)
+
+// unlistedError stands for damage of which only the number is known.
+type unlistedError struct{ n int }
+
+func (e unlistedError) Error() string { return fmt.Sprintf("%d more that cannot be read", e.n) }
+
+// listDamage returns at most limit of what is damaged, and the number of all.
+func listDamage(damage []error, limit int) (listed []error, count int) {
+	for _, d := range damage {
+		var unlisted unlistedError
+		if errors.As(d, &unlisted) {
+			count += unlisted.n
+			continue
+		}
+		count++
+		if len(listed) < limit {
+			listed = append(listed, d)
+		}
+	}
+	return listed, count
 }
 
 // show prints what was done; for people nothing if the run failed, unless it is refused for what it would delete.

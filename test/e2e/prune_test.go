@@ -285,18 +285,28 @@ func TestAPruneThatCannotBeSureChangesNothing(t *testing.T) {
 	w := unarchived(t, "15", still(nil))
 	w.fill("data", 5)
 	a, b := w.backup(), w.backup()
+	w.ok("pin", a.ID)
 	w.prune()
 
-	// Somebody removed a snapshot.
+	// Somebody removed a snapshot, though it was pinned.
 	if err := os.Remove(filepath.Join(w.repo, "snapshots", "main", a.ID)); err != nil {
 		t.Fatal(err)
 	}
 	w.unchanged("a run that misses a snapshot", func() {
-		r := w.fails(5, []string{a.ID + " of cluster main", "hint: ", "`pgtrove forget " + a.ID + "`"}, "prune", "--json")
+		r := w.fails(5, []string{a.ID + " of cluster main", "hint: ", "`pgtrove unpin " + a.ID + "`", "`pgtrove forget " + a.ID + "`"}, "prune", "--json")
 		if p := w.pruneResult(r.Stdout); len(p.Vanished) != 1 || p.Vanished[0].ID != a.ID {
 			t.Errorf("%+v", p)
 		}
-		w.fails(4, []string{"no such snapshot"}, "forget", a.ID[:len(a.ID)-1]) // nobody means this by accident
+		for _, command := range []string{"forget", "unpin"} { // nobody means this by accident
+			w.fails(4, []string{"no such snapshot"}, command, a.ID[:len(a.ID)-1])
+		}
+		w.fails(5, []string{"is pinned", "hint: `pgtrove unpin " + a.ID + "`"}, "forget", a.ID)
+	})
+	w.ok("unpin", a.ID)
+	w.unchanged("a run that misses a snapshot", func() {
+		if r := w.fails(5, []string{"`pgtrove forget " + a.ID + "`"}, "prune"); strings.Contains(r.Stderr, "unpin") {
+			t.Errorf("it is not pinned any more:\n%s", r.Stderr)
+		}
 	})
 	w.ok("forget", a.ID)
 	if p := w.prune(); p.Snapshots != 1 {
