@@ -16,7 +16,7 @@ const shardChunks = 100_000
 // run may be writing the same number's base.
 func (p *pruner) writeBase(ctx context.Context) error {
 	b := &baseWriter{pruner: p, prefix: fmt.Sprintf("%s%0*d/%s-", basePrefix, gcDigits, p.run.Number, newNonce()),
-		named: map[string]bool{}, sweep: map[string]bool{}}
+		named: map[string]bool{}, sweep: map[string]bool{}, packs: index.NewSplitter(shardChunks)}
 	for _, key := range p.run.Sweep {
 		b.sweep[key] = true
 	}
@@ -29,7 +29,7 @@ func (p *pruner) writeBase(ctx context.Context) error {
 			return fmt.Errorf("write base: %w", err)
 		}
 	}
-	return b.flush(ctx)
+	return b.put(ctx, b.packs.Rest())
 }
 
 // resolvedSegments are the index segments that the base takes in: of sessions resolved now, not of those that were resolved before, whose
@@ -60,33 +60,53 @@ type baseWriter struct {
 	prefix string
 	named  map[string]bool // packs that a shard has
 	sweep  map[string]bool
-	packs  []index.Pack
-	chunks int
+	packs  *index.Splitter
 	shards int
+}
+
+// shard is what the index says of one that exists.
+type shard struct {
+	keys    []string // of its packs
+	indexed int      // bytes, about
+	loses   bool     // a pack
+}
+
+// small says whether a shard has room for about as much again.
+func (s *shard) small(chunks int) bool {
+	return chunks < shardChunks/2 && len(s.keys) < index.MaxPacks/2 && s.indexed < index.SplitSize/2
 }
 
 // keep names the shards again that stay as they are, and returns those to be written anew: they lose a pack, or are small.
 func (b *baseWriter) keep() (rewrite []string, err error) {
 	loaded := b.view.cache.Loaded()
+	shards := make(map[uint32]*shard, len(b.last.Bases))
 	for _, ref := range b.last.Bases {
 		number, ok := loaded[ref.Key]
 		if !ok {
 			return nil, fmt.Errorf("%w: %s is not in the index", ErrMissing, ref.Key)
 		}
-		var keys []string
-		loses := ref.Chunks < shardChunks/2
-		if err := b.view.cache.Packs(func(n uint32) bool { return n == number }, func(h index.Held) error {
-			keys = append(keys, h.Key)
-			loses = loses || b.goes(h.Key)
-			return nil
-		}); err != nil {
-			return nil, err
+		shards[number] = &shard{}
+	}
+	if err := b.view.cache.Packs(func(n uint32) bool { return shards[n] != nil }, func(h index.Held) error {
+		goes := b.goes(h.Key)
+		for _, number := range h.Segments {
+			if s := shards[number]; s != nil {
+				s.keys = append(s.keys, h.Key)
+				s.indexed += h.Indexed
+				s.loses = s.loses || goes
+			}
 		}
-		if loses {
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	for _, ref := range b.last.Bases {
+		s := shards[loaded[ref.Key]]
+		if s.loses || s.small(ref.Chunks) {
 			rewrite = append(rewrite, ref.Key)
 			continue
 		}
-		for _, key := range keys {
+		for _, key := range s.keys {
 			b.named[key] = true
 		}
 		b.run.Bases = append(b.run.Bases, ref)
@@ -113,10 +133,8 @@ func (b *baseWriter) take(ctx context.Context, name string) error {
 			continue
 		}
 		b.named[k.Key] = true
-		b.packs = append(b.packs, *k)
-		b.chunks += len(k.Entries)
-		if b.chunks >= shardChunks {
-			if err := b.flush(ctx); err != nil {
+		if full := b.packs.Add(*k); full != nil {
+			if err := b.put(ctx, full); err != nil {
 				return err
 			}
 		}
@@ -124,17 +142,19 @@ func (b *baseWriter) take(ctx context.Context, name string) error {
 	return nil
 }
 
-// flush writes a shard.
-func (b *baseWriter) flush(ctx context.Context) error {
-	if len(b.packs) == 0 {
+// put writes a shard, unless it is nil.
+func (b *baseWriter) put(ctx context.Context, s *index.Segment) error {
+	if s == nil {
 		return nil
 	}
-	ref := baseRef{Key: fmt.Sprintf("%s%d", b.prefix, b.shards), Chunks: b.chunks}
-	if err := b.putSegment(ctx, ref.Key, &index.Segment{Packs: b.packs}); err != nil {
+	ref := baseRef{Key: fmt.Sprintf("%s%d", b.prefix, b.shards)}
+	for i := range s.Packs {
+		ref.Chunks += len(s.Packs[i].Entries)
+	}
+	if err := b.putSegment(ctx, ref.Key, s); err != nil {
 		return err
 	}
 	b.run.Bases = append(b.run.Bases, ref)
-	b.packs, b.chunks = nil, 0
 	b.shards++
 	return nil
 }

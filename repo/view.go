@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/pgtrove/pgtrove/chunk"
@@ -23,6 +24,8 @@ type View struct {
 	cache   *index.Cache
 	temp    string // directory to remove on Close
 	digests digestCache
+
+	loading sync.Mutex // one after the other: what one view needs another must not make the cache forget
 
 	mu       sync.RWMutex
 	segments map[uint32]bool // those that count, by number in the cache
@@ -95,12 +98,16 @@ func (v *View) Reload(ctx context.Context) error {
 
 // load makes the view what the repository shows now, or leaves it as it was.
 func (v *View) load(ctx context.Context) (*listing, error) {
+	v.loading.Lock()
+	defer v.loading.Unlock()
+	pruned := false
 	for {
 		l, err := v.repo.list(ctx, v.who)
 		if err != nil {
 			return nil, err
 		}
-		segments, err := v.loadSegments(ctx, l.segments)
+		segments, bases, err := v.loadSegments(ctx, l.segments)
+		pruned = pruned || bases
 		gone := errors.Is(err, storage.ErrNotExist)
 		if err != nil && !gone {
 			return nil, err
@@ -114,18 +121,35 @@ func (v *View) load(ctx context.Context) (*listing, error) {
 		case gone: // no prune deleted it
 			return nil, fmt.Errorf("%w: %w", ErrMissing, err)
 		}
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		v.segments, v.lost, v.barred = segments, nil, nil
-		if v.who == forWriting {
-			v.barred = l.run.barred()
+		v.show(l, segments)
+		if pruned {
+			err = v.forgetOld()
 		}
-		return l, nil
+		return l, err
 	}
 }
 
-// loadSegments brings segments into the cache and returns their numbers. storage.ErrNotExist: one is gone.
-func (v *View) loadSegments(ctx context.Context, names []string) (map[uint32]bool, error) {
+func (v *View) show(l *listing, segments map[uint32]bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.segments, v.lost, v.barred = segments, nil, nil
+	if v.who == forWriting {
+		v.barred = l.run.barred()
+	}
+}
+
+// forgetOld makes the cache forget the segments that the newest bases stand for, and the packs that were deleted. Names of segments are
+// never used again. One that only this view passes over is fetched once more by the next that wants it.
+func (v *View) forgetOld() error {
+	if err := v.cache.Retain(v.counts); errors.Is(err, index.ErrCache) {
+		return err
+	}
+	return nil // what stays takes room, no more
+}
+
+// loadSegments brings segments into the cache and returns their numbers, and whether it had to fetch a base. storage.ErrNotExist: one
+// is gone.
+func (v *View) loadSegments(ctx context.Context, names []string) (_ map[uint32]bool, bases bool, err error) {
 	loaded := v.cache.Loaded()
 	numbers := make(map[uint32]bool, len(names))
 	for _, name := range names {
@@ -133,15 +157,16 @@ func (v *View) loadSegments(ctx context.Context, names []string) (map[uint32]boo
 		if !ok {
 			segment, err := v.repo.segment(ctx, name)
 			if err != nil {
-				return nil, fmt.Errorf("load index: %w", err)
+				return nil, bases, fmt.Errorf("load index: %w", err)
 			}
 			if n, err = v.cache.Add(name, segment); err != nil {
-				return nil, fmt.Errorf("cache index segment %s: %w", name, err)
+				return nil, bases, fmt.Errorf("cache index segment %s: %w", name, err)
 			}
+			bases = bases || strings.HasPrefix(name, basePrefix)
 		}
 		numbers[n] = true
 	}
-	return numbers, nil
+	return numbers, bases, nil
 }
 
 // segment reads an index segment, or a shard of the base.
