@@ -284,10 +284,10 @@ func bootID() string {
 	return strings.TrimSpace(string(b))
 }
 
-// update writes what fn puts into the batch, as database.write does, and tells what errors mean. fn may end it with ErrNoSpace.
+// update writes what fn puts into the batch, as database.write does, and tells what errors mean.
 func (c *Cache) update(fn func(batch) error) error {
 	err := c.db.write(fn)
-	if err == nil || errors.Is(err, ErrCache) || errors.Is(err, ErrNoSpace) {
+	if err == nil || errors.Is(err, ErrCache) {
 		return err
 	}
 	if errors.Is(err, syscall.ENOSPC) {

@@ -33,9 +33,6 @@ func (c *Cache) Retain(inView func(segment uint32) bool) error {
 	for _, step := range []func() error{
 		func() error { return t.names(gone) }, t.members, t.fingerprints, t.proofs, t.chunks, t.records,
 	} {
-		if err := c.room(minFree); err != nil {
-			return fmt.Errorf("forget segments in index cache: %w", err)
-		}
 		if err := step(); err != nil {
 			return fmt.Errorf("forget segments in index cache: %w", err)
 		}
@@ -63,11 +60,10 @@ type retention struct {
 	judged    bool
 	all, dead int    // packs
 	live      []bool // by number
-	writes    int
 }
 
-// roomEvery is after how many writes the room is looked at again.
-const roomEvery = 1 << 14
+// sweepBatch is how many writes are made at once.
+const sweepBatch = 1 << 12
 
 func (t *retention) isLive(n uint32) bool { return int(n) < len(t.live) && t.live[n] }
 
@@ -76,36 +72,61 @@ func (t *retention) isLive(n uint32) bool { return int(n) < len(t.live) && t.liv
 func (t *retention) sweep(prefix byte, fn func(key, value []byte) (set []byte, remove bool, err error)) error {
 	r := t.c.db.read()
 	defer r.end()
+	var w writes
+	if err := t.c.scan(r, prefix, "sweep", func(key, value []byte) (theirs, err error) {
+		set, remove, err := fn(key, value)
+		switch {
+		case err != nil || set == nil && !remove:
+			return nil, err
+		case remove:
+			_ = w.Delete(slices.Clone(key)) // only gathers
+		default:
+			_ = w.Set(slices.Clone(key), slices.Clone(set))
+		}
+		if len(w) < sweepBatch {
+			return nil, nil
+		}
+		theirs = t.flush(w)
+		w = w[:0]
+		return theirs, nil
+	}); err != nil {
+		return err
+	}
+	return t.flush(w)
+}
+
+// flush writes w, if there is room. It waits until that is done: a database that is given everything at once has much of it in memory.
+func (t *retention) flush(w writes) error {
+	if len(w) == 0 {
+		return nil
+	}
+	if err := t.c.room(minFree); err != nil {
+		return err
+	}
 	return t.c.update(func(b batch) error {
-		return t.c.scan(r, prefix, "sweep", func(key, value []byte) (theirs, err error) {
-			set, remove, err := fn(key, value)
-			if err != nil || set == nil && !remove {
-				return nil, err
+		for _, w := range w {
+			var err error
+			if w.value == nil {
+				err = b.Delete(w.key)
+			} else {
+				err = b.Set(w.key, w.value)
 			}
-			if t.writes++; t.writes%roomEvery == 0 {
-				if err := t.c.room(minFree); err != nil {
-					return err, nil
-				}
+			if err != nil {
+				return err
 			}
-			if remove {
-				return nil, b.Delete(slices.Clone(key))
-			}
-			return nil, b.Set(slices.Clone(key), slices.Clone(set))
-		})
+		}
+		return nil
 	})
 }
 
 // names forgets that segments are loaded.
 func (t *retention) names(gone map[string]uint32) error {
 	c := t.c
-	if err := c.update(func(b batch) error {
-		for _, number := range gone {
-			if err := b.Delete(segmentKey(number)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}); err != nil {
+	var w writes
+	for _, number := range gone {
+		_ = w.Delete(segmentKey(number)) // only gathers
+	}
+	if err := t.flush(w); err != nil {
 		return err
 	}
 	c.mu.Lock()

@@ -121,20 +121,16 @@ func (v *View) load(ctx context.Context) (*listing, error) {
 		case gone: // no prune deleted it
 			return nil, fmt.Errorf("%w: %w", ErrMissing, err)
 		}
-		v.show(l, segments)
+		v.mu.Lock()
+		v.segments, v.lost, v.barred = segments, nil, nil
+		if v.who == forWriting {
+			v.barred = l.run.barred()
+		}
+		v.mu.Unlock()
 		if pruned {
 			err = v.forgetOld()
 		}
 		return l, err
-	}
-}
-
-func (v *View) show(l *listing, segments map[uint32]bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.segments, v.lost, v.barred = segments, nil, nil
-	if v.who == forWriting {
-		v.barred = l.run.barred()
 	}
 }
 
