@@ -51,6 +51,7 @@ func measurePrune(b *bench) *report {
 		"a run that repacks nothing does not read. The first run begins without a local cache, the others find that of the run before; each lists all objects, packs twice.",
 		h.snapshots, h.files, size(int64(h.chunks)*basePages*pageSize), basePages, size(h.table.pages*pageSize), float64(h.files*h.chunks+len(h.hold.plain))/1e6, first.before.count("packs/"), size(first.before.bytes("index/")))
 	r.notef("%s", b.sayCalls(ctx, h))
+	r.notef("Other work took %.1f cores beside the first run.", first.others)
 	r.circumstances(strings.TrimSpace(firstLine(p.must("version"))))
 	return r
 }
