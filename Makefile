@@ -10,7 +10,7 @@ USE_GO = export PATH="$$(test/setup/go.sh):$$PATH"
 # The commit goes into the binary where git can say it.
 VCS = $$(git status >/dev/null 2>&1 && echo true || echo false)
 
-TIMEOUT ?= 15m
+TIMEOUT ?= 25m
 FUZZTIME ?= 1m
 # further flags of the bench: see bin/bench -help
 BENCH ?=
