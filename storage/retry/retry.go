@@ -25,7 +25,7 @@ const (
 	DefaultTotal   = 2 * time.Minute
 	DefaultFirst   = 250 * time.Millisecond
 	DefaultLongest = 20 * time.Second
-	// throttledFirst is the shortest pause after the storage said that it has too much to do.
+	// throttledFirst is about the shortest pause after the storage said that it has too much to do.
 	throttledFirst = time.Second
 )
 
@@ -40,6 +40,9 @@ type Options struct {
 	Once func(key string) bool
 	// Lasting says which errors of class ErrUnreachable waiting does not mend. nil: none.
 	Lasting func(error) bool
+	// Throttled says whether an error means that the storage has too much to do, and how long it asked to be left alone, 0 if it
+	// did not say. nil: none does.
+	Throttled func(error) (after time.Duration, ok bool)
 	// Retrying is told of every failure after which there is another attempt. It may be called from several goroutines. nil: nobody is.
 	Retrying func(Failure)
 }
@@ -50,13 +53,6 @@ type Failure struct {
 	Attempt int           // from 1
 	Pause   time.Duration // until the next one
 	Err     error
-}
-
-// Throttled is what an error can say in whose answer the storage asked for less. RetryAfter is how long the storage asked
-// to be left alone, 0 if it did not say.
-type Throttled interface {
-	error
-	RetryAfter() time.Duration
 }
 
 // Store is the decorator. It passes storage.Tidier through.
@@ -252,9 +248,10 @@ func (c *call) pause(err error) time.Duration {
 		d = min(d, c.o.First<<shift)
 	}
 	d = d/2 + rand.N(d/2+1)
-	var t Throttled
-	if errors.As(err, &t) {
-		d = max(d, throttledFirst/2+rand.N(throttledFirst), t.RetryAfter())
+	if c.o.Throttled != nil {
+		if after, ok := c.o.Throttled(err); ok {
+			d = max(d, throttledFirst/2+rand.N(throttledFirst), after)
+		}
 	}
 	return d
 }

@@ -147,17 +147,13 @@ func TestTheEndOfTheContextEndsAPause(t *testing.T) {
 	})
 }
 
-type tooMuch struct{ after time.Duration }
-
-func (tooMuch) Error() string               { return "slow down" }
-func (e tooMuch) RetryAfter() time.Duration { return e.after }
-
 func TestAStorageThatAsksForLessGetsMoreTime(t *testing.T) {
 	for _, c := range []struct{ asked, least time.Duration }{{0, 500 * time.Millisecond}, {30 * time.Second, 30 * time.Second}} {
 		synctest.Test(t, func(t *testing.T) {
-			below := failing(mem.New(nil), fault.Action{Before: fmt.Errorf("%w: %w", storage.ErrUnreachable, tooMuch{c.asked})})
+			below := failing(mem.New(nil), fault.Action{Before: errDown})
+			throttled := func(err error) (time.Duration, bool) { return c.asked, errors.Is(err, errDown) }
 			begun := time.Now()
-			if err := retry.New(below, retry.Options{}).Put(t.Context(), "k", nil); err != nil {
+			if err := retry.New(below, retry.Options{Throttled: throttled}).Put(t.Context(), "k", nil); err != nil {
 				t.Fatal(err)
 			}
 			if took := time.Since(begun); took < c.least {
