@@ -97,6 +97,8 @@ type Repo struct {
 	bundle *keys.Bundle
 	meta   *keys.Meta
 	open   openers
+
+	opening Opening
 }
 
 // Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil.
@@ -146,12 +148,17 @@ func Init(ctx context.Context, store storage.Store, recipient age.Recipient, now
 	if err := store.Put(ctx, configKey, text); err != nil {
 		return nil, fmt.Errorf("write config: %w", err)
 	}
-	return newRepo(store, c, bundle)
+	return newOpened(store, c, bundle, Opening{Config: text, Bundle: wrapped})
 }
 
 // Open opens the repository in store with whatever bundle one of the identities fits. keys.ErrLocked: none does.
 func Open(ctx context.Context, store storage.Store, ids ...age.Identity) (*Repo, error) {
-	c, err := ReadConfig(ctx, store)
+	var o Opening
+	var err error
+	if o.Config, err = readConfig(ctx, store); err != nil {
+		return nil, err
+	}
+	c, err := parseConfig(o.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -168,6 +175,7 @@ func Open(ctx context.Context, store storage.Store, ids ...age.Identity) (*Repo,
 		if errors.Is(err, keys.ErrLocked) {
 			return nil
 		}
+		o.Bundle = b
 		return err
 	})
 	if err != nil {
@@ -176,14 +184,19 @@ func Open(ctx context.Context, store storage.Store, ids ...age.Identity) (*Repo,
 	if bundle == nil {
 		return nil, fmt.Errorf("open key bundle: %w", keys.ErrLocked)
 	}
-	if bundle.Repository != c.ID {
-		return nil, fmt.Errorf("%w: key bundle belongs to repository %s, config says %s", ErrDamaged, bundle.Repository, c.ID)
-	}
-	return newRepo(store, *c, bundle)
+	return newOpened(store, *c, bundle, o)
 }
 
 // ReadConfig reads the config object. ErrNoRepository where there is none.
 func ReadConfig(ctx context.Context, store storage.Store) (*Config, error) {
+	b, err := readConfig(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(b)
+}
+
+func readConfig(ctx context.Context, store storage.Store) ([]byte, error) {
 	b, err := store.Get(ctx, configKey, storage.Range{}, nil)
 	if errors.Is(err, storage.ErrNotExist) {
 		return nil, ErrNoRepository
@@ -191,10 +204,21 @@ func ReadConfig(ctx context.Context, store storage.Store) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read config: %w", err)
 	}
-	return parseConfig(b)
+	return b, nil
+}
+
+func newOpened(store storage.Store, c Config, bundle *keys.Bundle, o Opening) (*Repo, error) {
+	r, err := newRepo(store, c, bundle)
+	if err == nil {
+		r.opening = o
+	}
+	return r, err
 }
 
 func newRepo(store storage.Store, c Config, bundle *keys.Bundle) (*Repo, error) {
+	if bundle.Repository != c.ID {
+		return nil, fmt.Errorf("%w: key bundle belongs to repository %s, config says %s", ErrDamaged, bundle.Repository, c.ID)
+	}
 	meta, err := bundle.Meta()
 	if err != nil {
 		return nil, err
