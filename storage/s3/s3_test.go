@@ -167,3 +167,25 @@ func wantErr(t *testing.T, what string, err, want error) {
 		t.Errorf("%s: %v, want %v", what, err, want)
 	}
 }
+
+func TestTheSelfTestOnARealServer(t *testing.T) {
+	server := s3test.New(t, s3test.Options{Versions: true})
+	bucket := server.Bucket()
+	for name, s := range map[string]*s3.Store{
+		"a bucket":               server.Store(bucket, "p", server.Root),
+		"a bucket with versions": server.Store(server.Locked(), "", server.Root),
+	} {
+		v, err := storage.SelfTest(t.Context(), s)
+		if err != nil || len(v.Problems) > 0 || v.Keeps {
+			t.Errorf("%s: %+v, %v", name, v, err)
+		}
+	}
+	host := server.Account()
+	server.Policy(bucket, `{"Version":"2012-10-17","Statement":[
+		{"Effect":"Allow","Principal":{"AWS":["`+host.AccessKey+`"]},"Action":["s3:GetObject","s3:PutObject"],"Resource":"arn:aws:s3:::`+bucket+`/*"},
+		{"Effect":"Allow","Principal":{"AWS":["`+host.AccessKey+`"]},"Action":"s3:ListBucket","Resource":"arn:aws:s3:::`+bucket+`"}]}`)
+	v, err := storage.SelfTest(t.Context(), server.Store(bucket, "p", host))
+	if err != nil || len(v.Problems) > 0 || !v.Keeps || len(v.Left) == 0 {
+		t.Errorf("as one who may not delete: %+v, %v", v, err)
+	}
+}
