@@ -37,7 +37,7 @@ Without the identity file or the passphrase nobody can read the backups. Keep a 
 }
 
 func (a *app) init(ctx context.Context, ask bool) (err error) {
-	path, err := a.repositoryPath()
+	name, err := a.repositoryName()
 	if err != nil {
 		return err
 	}
@@ -56,12 +56,19 @@ func (a *app) init(ctx context.Context, ask bool) (err error) {
 		}
 	}()
 
-	undo = append(undo, removeNew(path))
-	store, err := storagefs.Create(path)
-	if err != nil {
-		return fmt.Errorf("make repository %s: %w", path, refusal(err))
+	var store storage.Store
+	if isRemote(name) {
+		store, err = a.createRemote(ctx, name)
+	} else {
+		undo = append(undo, removeNew(name))
+		if store, err = storagefs.Create(name); err == nil {
+			store = a.decorate(store)
+			undo = append(undo, func() { clearRepository(name) })
+		}
 	}
-	undo = append(undo, func() { clearRepository(path) })
+	if err != nil {
+		return fmt.Errorf("make repository %s: %w", name, refusal(err))
+	}
 
 	keyFile, recipient := "", age.Recipient(nil)
 	if pass != "" {
@@ -81,9 +88,20 @@ func (a *app) init(ctx context.Context, ask bool) (err error) {
 	}
 	r, err := repo.Init(ctx, store, recipient, time.Now())
 	if err != nil {
-		return fmt.Errorf("make repository %s: %w", path, err)
+		return fmt.Errorf("make repository %s: %w", name, err)
 	}
-	return a.showInit(r.Config(), path, keyFile)
+	return a.showInit(r.Config(), name, keyFile)
+}
+
+// createRemote gives the storage for a new repository in object storage. What a failed init leaves there stays: that host may not be allowed
+// to delete, and who else is at it cannot be told.
+func (a *app) createRemote(ctx context.Context, name string) (storage.Store, error) {
+	driver, err := a.openS3(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	store := a.decorateRemote(driver)
+	return store, repo.Check(ctx, store) // before an identity is made
 }
 
 // newPassphrase returns the passphrase for a new repository, "" where there is to be an identity file.
@@ -161,7 +179,7 @@ func clearRepository(path string) {
 	_ = os.RemoveAll(filepath.Join(path, "keys"))
 }
 
-func (a *app) showInit(c repo.Config, path, keyFile string) error {
+func (a *app) showInit(c repo.Config, name, keyFile string) error {
 	if a.settings.JSON {
 		return a.out.object(struct {
 			Type    string   `json:"type"`
@@ -169,9 +187,9 @@ func (a *app) showInit(c repo.Config, path, keyFile string) error {
 			Repo    string   `json:"repo"`
 			KeyFile string   `json:"key_file,omitempty"`
 			Created jsonTime `json:"created"`
-		}{"repository", c.ID, path, keyFile, jsonTime(c.Created)})
+		}{"repository", c.ID, name, keyFile, jsonTime(c.Created)})
 	}
-	text := fmt.Sprintf("repository %s made in %s\n", c.ID[:16], path)
+	text := fmt.Sprintf("repository %s made in %s\n", c.ID[:16], name)
 	if keyFile != "" {
 		text += fmt.Sprintf(`identity file: %s
 Whoever has this file can read the backups. If it is lost, they are lost: nobody can open them without it.

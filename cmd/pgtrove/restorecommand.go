@@ -19,11 +19,11 @@ func (a *app) restoreCommand(cluster string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the path of pgtrove for restore_command: %w", err)
 	}
-	path, err := a.repositoryPath()
+	name, err := a.repositoryName()
 	if err != nil {
 		return "", err
 	}
-	words := []string{exe, "--repo", path, "--cluster", cluster}
+	words := []string{exe, "--repo", name, "--cluster", cluster}
 	for _, file := range []struct{ flag, path string }{
 		{"--config", a.settings.Config},
 		{"--key-file", a.keyFileInUse()},
