@@ -152,6 +152,18 @@ func lookFirst(racers int) func(context.Context, storage.Store, string, []byte) 
 	}
 }
 
+func TestAStorageThatOverwritesAndThenFailsIsFoundOut(t *testing.T) {
+	lies := liar{Store: mem.New(nil), put: func(ctx context.Context, s storage.Store, key string, data []byte) error {
+		if strings.Contains(key, "race") {
+			return storage.ErrUnreachable
+		}
+		return overwrite(ctx, s, key, data)
+	}}
+	if v, err := storage.SelfTest(t.Context(), lies); err != nil || !slices.Equal(v.Problems, []storage.Problem{storage.ProblemOverwrite}) {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
 func TestASelfTestLeavesNothing(t *testing.T) {
 	s, err := fs.Create(t.TempDir() + "/repo")
 	if err != nil {

@@ -36,12 +36,15 @@ const stsTimeout = 30 * time.Second
 type source struct {
 	credentials.Provider
 	name string
+	// guess: nobody configured it, and most machines do not have it.
+	guess bool
 }
 
 // credentialError is a failure to get keys, as opposed to one of their use.
 type credentialError struct {
-	name string
-	err  error
+	name   string
+	err    error
+	lookup bool // whether the place is there was not known
 }
 
 func (e *credentialError) Error() string {
@@ -52,13 +55,13 @@ func (e *credentialError) Unwrap() error { return e.err }
 // class: the service that gives keys may be down, or may refuse them.
 func (e *credentialError) class() error {
 	var answer credentials.ErrorResponse
-	if !errors.As(e.err, &answer) && isNetwork(e.err) {
+	if !e.lookup && !errors.As(e.err, &answer) && isNetwork(e.err) {
 		return storage.ErrUnreachable
 	}
 	return storage.ErrDenied
 }
 
-var errNoKeys = errors.New("it has none")
+var errNoKeys = errors.New("a key and its secret are not both there")
 
 // RetrieveWithCredContext implements credentials.Provider.
 func (s source) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
@@ -67,7 +70,7 @@ func (s source) RetrieveWithCredContext(cc *credentials.CredContext) (credential
 		err = errNoKeys
 	}
 	if err != nil {
-		return credentials.Value{}, &credentialError{s.name, err}
+		return credentials.Value{}, &credentialError{name: s.name, err: err}
 	}
 	v.SignerType = credentials.SignatureV4
 	return v, nil
@@ -85,6 +88,10 @@ func findCredentials(ctx context.Context, o Options, p profile, region string) (
 	}
 	keys := credentials.New(s)
 	if _, err := keys.GetWithContext(&credentials.CredContext{Client: &http.Client{Timeout: stsTimeout}, Context: ctx}); err != nil {
+		var none *credentialError
+		if errors.As(err, &none) {
+			none.lookup = s.guess
+		}
 		return nil, err
 	}
 	return keys, nil
@@ -98,33 +105,33 @@ func findSource(o Options, p profile, region string) (source, error) {
 	case o.Profile == "" && (id != "" || secret != ""):
 		return static("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", Credentials{id, secret, os.Getenv("AWS_SESSION_TOKEN")}), nil
 	case o.Profile == "" && os.Getenv("AWS_WEB_IDENTITY_TOKEN_FILE") != "":
-		return source{role(region, os.Getenv("AWS_ENDPOINT_URL_STS"), stsTimeout), "the web identity"}, nil
+		return source{Provider: role(region, os.Getenv("AWS_ENDPOINT_URL_STS"), stsTimeout), name: "the web identity"}, nil
 	case p.get("role_arn") != "" && p.get("web_identity_token_file") != "":
 		iam := role(region, os.Getenv("AWS_ENDPOINT_URL_STS"), stsTimeout)
 		iam.EKSIdentity.RoleARN, iam.EKSIdentity.TokenFile = p.get("role_arn"), p.get("web_identity_token_file")
 		iam.EKSIdentity.RoleSessionName = p.get("role_session_name")
-		return source{iam, "the web identity of profile " + p.name}, nil
+		return source{Provider: iam, name: "the web identity of profile " + p.name}, nil
 	case p.get("role_arn") != "":
 		return source{}, fmt.Errorf("%w: profile %q assumes a role from another profile, which is not supported: "+
 			"let credential_process do it", ErrOptions, p.name)
 	case p.get("aws_access_key_id") != "" || p.get("credential_process") != "" || p.get("sso_role_name") != "":
-		return source{&credentials.FileAWSCredentials{Profile: p.name}, "profile " + p.name}, nil
+		return source{Provider: &credentials.FileAWSCredentials{Profile: p.name}, name: "profile " + p.name}, nil
 	case o.Profile != "":
 		return source{}, fmt.Errorf("%w: profile %q has no credentials", ErrOptions, p.name)
 	case os.Getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") != "" || os.Getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI") != "":
-		return source{role(region, "", metadataTimeout), "the container's role"}, nil
+		return source{Provider: role(region, "", metadataTimeout), name: "the container's role"}, nil
 	case os.Getenv("AWS_EC2_METADATA_DISABLED") == "true":
 		return source{}, fmt.Errorf("%w: there are no credentials: neither in the environment nor in profile %q, and those of the instance "+
 			"are turned off", ErrOptions, p.name)
 	}
-	return source{role(region, os.Getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT"), metadataTimeout),
-		"the environment, the profile " + p.name + " or the instance's role"}, nil
+	return source{Provider: role(region, os.Getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT"), metadataTimeout),
+		name: "the environment, the profile " + p.name + " or the instance's role", guess: true}, nil
 }
 
 func static(name string, c Credentials) source {
-	return source{&credentials.Static{Value: credentials.Value{
+	return source{Provider: &credentials.Static{Value: credentials.Value{
 		AccessKeyID: c.AccessKey, SecretAccessKey: c.SecretKey, SessionToken: c.SessionToken, SignerType: credentials.SignatureV4,
-	}}, name}
+	}}, name: name}
 }
 
 // role asks the service that the environment names, or that of the instance.

@@ -62,18 +62,17 @@ const (
 	conflictWait  = 20 * time.Millisecond
 )
 
-// Get implements storage.Store: one request.
+// Get implements storage.Store: one request, and a second one where a server refuses the last bytes of an object that has fewer.
 func (s *Store) Get(ctx context.Context, key string, r storage.Range, dst []byte) ([]byte, error) {
 	if err := begin(ctx, "get", key, storage.CheckKey); err != nil {
 		return nil, err
 	}
-	var o minio.GetObjectOptions
-	if h := rangeHeader(r); h != "" {
-		o.Set("Range", h)
-	}
-	body, info, header, err := s.core.GetObject(ctx, s.bucket, s.prefix+key, o)
+	body, info, header, err := s.ask(ctx, key, rangeHeader(r))
 	if isPastEnd(err) {
-		return dst, nil // the object is there, and has nothing of that range
+		if r.Off >= 0 {
+			return dst, nil // the object is there, and has nothing of that range
+		}
+		body, info, header, err = s.ask(ctx, key, "")
 	}
 	if err != nil {
 		return nil, wrap(ctx, "get", key, err)
@@ -96,6 +95,14 @@ func (s *Store) Get(ctx context.Context, key string, r storage.Range, dst []byte
 		return nil, wrap(ctx, "get", key, fmt.Errorf("in the middle of the answer: %w", err))
 	}
 	return out, nil
+}
+
+func (s *Store) ask(ctx context.Context, key, part string) (io.ReadCloser, minio.ObjectInfo, http.Header, error) {
+	var o minio.GetObjectOptions
+	if part != "" {
+		o.Set("Range", part)
+	}
+	return s.core.GetObject(ctx, s.bucket, s.prefix+key, o)
 }
 
 // rangeHeader asks for r, or for more where a header cannot say it: an offset that overflows, or that no object reaches.
