@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -53,6 +54,14 @@ type Config struct {
 	ID      string    `json:"id"`                 // 32 hexadecimal digits
 	Created time.Time `json:"created"`
 	Params  Params    `json:"params"`
+	// Storage is what was known of the storage when the repository was made in it; nil where nobody asked.
+	Storage *StorageTest `json:"storage,omitempty"`
+}
+
+// StorageTest is what a self-test of a storage found.
+type StorageTest struct {
+	CreateOnly bool     `json:"create_only"`        // of several who create one object, one is told that it did
+	Problems   []string `json:"problems,omitempty"` // whatever it does and should not, for people
 }
 
 // Params are the repository's parameters, fixed when it was made.
@@ -101,11 +110,14 @@ type Repo struct {
 	opening Opening
 }
 
-// Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil.
+// Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil. What a self-test had to leave does not count.
 func Check(ctx context.Context, store storage.Store) error {
 	errFound := errors.New("found")
 	found := ""
 	err := store.List(ctx, "", func(i storage.Info) error {
+		if strings.HasPrefix(i.Key, storage.SelfTestPrefix) {
+			return nil
+		}
 		found = i.Key
 		if i.Key == configKey {
 			return ErrExists
@@ -124,12 +136,17 @@ func Check(ctx context.Context, store storage.Store) error {
 // Init makes a repository whose owner bundle is sealed to recipient. The config object is written last: before it is
 // there, nothing takes the place for a repository.
 func Init(ctx context.Context, store storage.Store, recipient age.Recipient, now time.Time) (*Repo, error) {
+	return InitTested(ctx, store, recipient, now, nil)
+}
+
+// InitTested is Init in a storage that was tested, which the config then says.
+func InitTested(ctx context.Context, store storage.Store, recipient age.Recipient, now time.Time, tested *StorageTest) (*Repo, error) {
 	if err := Check(ctx, store); err != nil {
 		return nil, err
 	}
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails (crypto/rand)
-	c := Config{Version: FormatVersion, ID: hex.EncodeToString(id), Created: now.UTC().Truncate(time.Second), Params: defaultParams}
+	c := Config{Version: FormatVersion, ID: hex.EncodeToString(id), Created: now.UTC().Truncate(time.Second), Params: defaultParams, Storage: tested}
 	bundle, err := keys.Generate(c.ID)
 	if err != nil {
 		return nil, fmt.Errorf("make keys: %w", err)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -20,7 +21,7 @@ import (
 )
 
 func newInitCommand(a *app) *cobra.Command {
-	passphrase := false
+	var o initOptions
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Make a repository",
@@ -28,20 +29,27 @@ func newInitCommand(a *app) *cobra.Command {
 directory, never over an existing file. With a passphrase (--password-file, PGTROVE_PASSWORD_FILE,
 PGTROVE_PASSWORD or --passphrase) there is no identity file.
 
-Without the identity file or the passphrase nobody can read the backups. Keep a copy elsewhere.`,
+Without the identity file or the passphrase nobody can read the backups. Keep a copy elsewhere.
+
+Object storage is tested first, with some sixty small requests: whether it creates an object only once, whoever else tries
+at the same time. Hosts that back up at once, and a prune beside them, are safe by that; storage that cannot do it is refused.`,
 		Args: exactly(),
 	}
-	c.Flags().BoolVar(&passphrase, "passphrase", false, "ask for a passphrase on the terminal")
-	c.RunE = a.run(func(ctx context.Context, _ []string) error { return a.init(ctx, passphrase) })
+	c.Flags().BoolVar(&o.passphrase, "passphrase", false, "ask for a passphrase on the terminal")
+	c.Flags().BoolVar(&o.unsafe, "allow-unsafe-storage", false, "make it in storage that failed the test, and never let two commands write at once")
+	c.RunE = a.run(func(ctx context.Context, _ []string) error { return a.init(ctx, o) })
 	return c
 }
 
-func (a *app) init(ctx context.Context, ask bool) (err error) {
+// initOptions are the flags of init.
+type initOptions struct{ passphrase, unsafe bool }
+
+func (a *app) init(ctx context.Context, o initOptions) (err error) {
 	name, err := a.repositoryName()
 	if err != nil {
 		return err
 	}
-	pass, err := a.newPassphrase(ctx, ask)
+	pass, err := a.newPassphrase(ctx, o.passphrase)
 	if err != nil {
 		return err
 	}
@@ -57,8 +65,9 @@ func (a *app) init(ctx context.Context, ask bool) (err error) {
 	}()
 
 	var store storage.Store
+	var tested *repo.StorageTest
 	if isRemote(name) {
-		store, err = a.createRemote(ctx, name)
+		store, tested, err = a.createRemote(ctx, name, o.unsafe)
 	} else {
 		undo = append(undo, removeNew(name))
 		if store, err = storagefs.Create(name); err == nil {
@@ -86,22 +95,53 @@ func (a *app) init(ctx context.Context, ask bool) (err error) {
 	if err != nil {
 		return err
 	}
-	r, err := repo.Init(ctx, store, recipient, time.Now())
+	r, err := repo.InitTested(ctx, store, recipient, time.Now(), tested)
 	if err != nil {
 		return fmt.Errorf("make repository %s: %w", name, err)
 	}
 	return a.showInit(r.Config(), name, keyFile)
 }
 
-// createRemote gives the storage for a new repository in object storage. What a failed init leaves there stays: that host may not be allowed
-// to delete, and who else is at it cannot be told.
-func (a *app) createRemote(ctx context.Context, name string) (storage.Store, error) {
+// createRemote gives the storage for a new repository in object storage, and what its test found. What a failed init leaves there stays: this host
+// may not be allowed to delete, and who else is at it cannot be told.
+func (a *app) createRemote(ctx context.Context, name string, unsafe bool) (storage.Store, *repo.StorageTest, error) {
 	driver, err := a.openS3(ctx, name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	store := a.decorateRemote(driver)
-	return store, repo.Check(ctx, store) // before an identity is made
+	if err := repo.Check(ctx, store); err != nil {
+		return nil, nil, err
+	}
+	verdict, err := storage.SelfTest(ctx, store)
+	if err != nil {
+		return nil, nil, err
+	}
+	tested, err := a.judgeStorage(verdict, unsafe)
+	return store, tested, err
+}
+
+// judgeStorage tells what the test of a storage found, and refuses a storage that fails it unless that is allowed.
+func (a *app) judgeStorage(v storage.Verdict, unsafe bool) (*repo.StorageTest, error) {
+	tested := &repo.StorageTest{CreateOnly: v.CreateOnly()}
+	for _, p := range v.Problems {
+		tested.Problems = append(tested.Problems, string(p))
+	}
+	if len(v.Left) > 0 {
+		a.out.info("the storage lets this account delete nothing, which is good for a database host; the test left %s under %s",
+			showCount(int64(len(v.Left)), "small object", "small objects"), storage.SelfTestPrefix)
+	}
+	found := strings.Join(tested.Problems, "; ")
+	switch {
+	case found == "":
+		a.out.info("storage tested: it creates an object only once")
+	case !unsafe:
+		return nil, withHint(refused("the storage is not safe for a repository: %s", found),
+			"use storage that honours If-None-Match: * (AWS, MinIO, versitygw and others do). With --allow-unsafe-storage it is for you to make sure that never two commands write at once")
+	default:
+		a.out.warn("the storage is not safe for a repository: %s. Never let two commands write at once, prune included", found)
+	}
+	return tested, nil
 }
 
 // newPassphrase returns the passphrase for a new repository, "" where there is to be an identity file.
