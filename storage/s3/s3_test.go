@@ -1,6 +1,7 @@
 package s3_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	server := s3test.New(t, s3test.Options{})
 	t.Run("part of a bucket", func(t *testing.T) {
 		storagetest.Run(t, func(t *testing.T) storage.Store {
@@ -32,6 +34,7 @@ func TestConformance(t *testing.T) {
 }
 
 func TestAStoppedServerIsNoEmptyStorage(t *testing.T) {
+	t.Parallel()
 	storagetest.RunOutage(t, func(t *testing.T) (storage.Store, storagetest.Switch) {
 		server := s3test.New(t, s3test.Options{})
 		return server.Store(server.Bucket(), "", server.Root), storagetest.Switch{Away: server.Stop, Back: server.Start}
@@ -39,6 +42,7 @@ func TestAStoppedServerIsNoEmptyStorage(t *testing.T) {
 }
 
 func TestAnAnswerThatBreaksOffIsAnError(t *testing.T) {
+	t.Parallel()
 	server := s3test.New(t, s3test.Options{})
 	storagetest.RunCut(t, func(t *testing.T) (storage.Store, func(requests, answers int64)) {
 		s, proxy := behindProxy(t, server, 0)
@@ -70,6 +74,28 @@ func TestAConnectionThatStandsStillIsGivenUp(t *testing.T) {
 		wantErr(t, name, call(), storage.ErrUnreachable)
 		if d := time.Since(start); d > 5*time.Second {
 			t.Errorf("%s: given up after %s", name, d)
+		}
+	}
+}
+
+func TestACallThatWaitsEndsWithItsContext(t *testing.T) {
+	server := s3test.New(t, s3test.Options{})
+	s, proxy := behindProxy(t, server, 0)
+	put(t, s, "k", "x")
+	proxy.Set(s3test.Faults{Stall: true})
+	for name, call := range map[string]func(context.Context) error{
+		"get":    func(ctx context.Context) error { _, err := s.Get(ctx, "k", storage.Range{}, nil); return err },
+		"put":    func(ctx context.Context) error { return s.Put(ctx, "new", make([]byte, 20<<20)) },
+		"list":   func(ctx context.Context) error { return s.List(ctx, "", func(storage.Info) error { return nil }) },
+		"delete": func(ctx context.Context) error { return s.Delete(ctx, "k") },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		start := time.Now()
+		err := call(ctx)
+		cancel()
+		wantErr(t, name, err, context.DeadlineExceeded)
+		if d := time.Since(start); d > 5*time.Second {
+			t.Errorf("%s: ended after %s", name, d)
 		}
 	}
 }

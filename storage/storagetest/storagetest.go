@@ -152,6 +152,13 @@ func testRanges(t *testing.T, s *suite) {
 
 func testGetAppends(t *testing.T, s *suite) {
 	s.put("k", "world")
+	s.put("empty", "")
+	for key, r := range map[string]storage.Range{"k": {Off: 5}, "empty": {Off: -3}} {
+		got, err := s.Get(t.Context(), key, r, []byte("hello "))
+		if err != nil || string(got) != "hello " {
+			t.Fatalf("Get %s %+v, where nothing is: %q, %v", key, r, got, err)
+		}
+	}
 	for _, room := range []int{0, 3, 5, 100} {
 		dst := append(make([]byte, 0, 6+room), "hello "...)
 		got, err := s.Get(t.Context(), "k", storage.Range{}, dst)

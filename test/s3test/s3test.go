@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -65,9 +66,11 @@ type Server struct {
 	n      int // buckets and accounts made
 }
 
-// New starts a server. It is stopped, and its data removed, when the test ends.
+// New starts a server. It is stopped, and its data removed, when the test ends. What the machine's user has set for AWS is taken out of the
+// environment of the test program, so that no test depends on it: set variables after the call.
 func New(t testing.TB, o Options) *Server {
 	t.Helper()
+	forgetAWS(t)
 	bin, err := pgtest.SetupScript("s3-server.sh")
 	if err != nil {
 		t.Fatal(err)
@@ -99,6 +102,23 @@ func New(t testing.TB, o Options) *Server {
 	}
 	s.Start()
 	return s
+}
+
+func forgetAWS(t testing.TB) {
+	t.Helper()
+	for _, entry := range os.Environ() {
+		name, _, _ := strings.Cut(entry, "=")
+		if strings.HasPrefix(name, "AWS_") {
+			if err := os.Unsetenv(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, name := range []string{"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"} {
+		if err := os.Setenv(name, os.DevNull); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // Start starts the server on its port, with the data that is there, and waits until it answers. New has called it.
