@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/test/s3test"
@@ -113,6 +114,12 @@ func TestARepositoryInABucket(t *testing.T) {
 	_, stderr = h.want(4, "not in the archive", "-v", "wal", "fetch", "00000004.history", to)
 	if n := requests(t, stderr); n != 1 {
 		t.Errorf("fetch of what is not there: %d requests", n)
+	}
+
+	begun := time.Now()
+	h.want(0, "", "--limit-upload", "1MB", "init", "--repo", "s3://"+h.bucket+"/slow", "--key-file", filepath.Join(t.TempDir(), "key"))
+	if took := time.Since(begun); took < 2500*time.Millisecond { // the test of the storage alone puts 3 MB
+		t.Errorf("3 MB at 1 MB a second took %s", took)
 	}
 
 	h.server.Stop()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 
@@ -94,6 +95,9 @@ func (a *app) openStorage(ctx context.Context, name string) (store storage.Store
 
 func (a *app) openS3(ctx context.Context, name string) (*s3.Store, error) {
 	o := a.settings.Storage.S3
+	o.Wrap = func(t http.RoundTripper) http.RoundTripper {
+		return limit.Transport(t, limit.Options{Upload: a.settings.Storage.LimitUpload, Download: a.settings.Storage.LimitDownload})
+	}
 	var err error
 	if o.Location, err = s3.ParseLocation(name); err != nil {
 		return nil, err
@@ -115,13 +119,12 @@ func (a *app) decorate(driver storage.Store) storage.Store {
 	return limit.New(a.meter, limit.Options{Upload: s.LimitUpload, Download: s.LimitDownload})
 }
 
-// decorateRemote does the same for a driver that speaks over a network, and tries again what fails there. A directory is not tried again: if it is on a
-// network, the kernel has done so.
+// decorateRemote does the same for a driver that speaks over a network, where openS3 has seen to the bytes, and tries again what fails there. A directory
+// is not tried again: if it is on a network, the kernel has done so.
 func (a *app) decorateRemote(driver storage.Store) storage.Store {
 	a.meter = meter.New(driver)
-	s := &a.settings.Storage
-	limited := limit.New(a.meter, limit.Options{Upload: s.LimitUpload, Download: s.LimitDownload, Calls: maxCalls})
-	total := s.RetryTime
+	limited := limit.New(a.meter, limit.Options{Calls: maxCalls})
+	total := a.settings.Storage.RetryTime
 	if total == 0 {
 		total = -1 // which is retry's way to say never
 	}

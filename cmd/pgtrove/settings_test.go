@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -87,10 +88,10 @@ s3-encrypt = "kms:key"
 	}
 	want := storageSettings{LimitUpload: 20_000_000, RetryTime: 90 * time.Second,
 		S3: s3.Options{Endpoint: "https://env:9000", Encrypt: "kms:key", Addressing: s3.AddressHost}}
-	if s.Storage != want {
+	if !reflect.DeepEqual(s.Storage, want) {
 		t.Errorf("got  %+v\nwant %+v", s.Storage, want)
 	}
-	if s, err := load(t, nil, nil, ""); err != nil || s.Storage != (storageSettings{RetryTime: defaultRetryTime}) {
+	if s, err := load(t, nil, nil, ""); err != nil || !reflect.DeepEqual(s.Storage, storageSettings{RetryTime: defaultRetryTime}) {
 		t.Errorf("defaults are %+v, %v", s.Storage, err)
 	}
 	if s, err := load(t, []string{"--retry-time", "0"}, nil, ""); err != nil || s.Storage.RetryTime != 0 {

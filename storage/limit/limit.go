@@ -177,7 +177,8 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	if t.up != nil && request.Body != nil && request.Body != http.NoBody {
 		again := request.GetBody
-		request = request.Clone(ctx) // a RoundTripper leaves its request alone
+		copied := *request // a RoundTripper leaves its request alone; not Clone, which would part the trailer from who fills it in
+		request = &copied
 		request.Body = pace(request.Body, t.up)
 		if again != nil {
 			request.GetBody = func() (io.ReadCloser, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -38,6 +39,8 @@ type Options struct {
 	ObjectLock time.Duration
 	// Patience is how long a connection may stand still before it counts as lost. 0: a minute.
 	Patience time.Duration
+	// Wrap stands between the library and the network, and may take its time (storage/limit). nil: nothing does.
+	Wrap func(http.RoundTripper) http.RoundTripper
 }
 
 // Addressing says where the bucket stands in a request.
@@ -79,6 +82,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	transport, err := newTransport(first(o.CAFile, os.Getenv("AWS_CA_BUNDLE"), p.get("ca_bundle")), patience)
 	if err != nil {
 		return nil, err
+	}
+	if o.Wrap != nil {
+		transport = o.Wrap(transport)
 	}
 	region := o.region(p, endpoint)
 	keys, err := findCredentials(ctx, o, p, region)
