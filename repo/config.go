@@ -19,6 +19,9 @@ import (
 	"github.com/pgtrove/pgtrove/storage"
 )
 
+// MaxObjectLockDays is the longest retention that a repository asks for: a hundred years.
+const MaxObjectLockDays = 36500
+
 // FormatVersion is the version of the repository format that this package writes and reads.
 const FormatVersion = 1
 
@@ -67,6 +70,8 @@ type StorageTest struct {
 // Params are the repository's parameters, fixed when it was made.
 type Params struct {
 	PackSize int `json:"pack_size"` // bytes; a pack is closed when it reaches this
+	// ObjectLockDays is for how long the storage is asked to let nobody delete what is written; 0: it is not asked.
+	ObjectLockDays int `json:"object_lock_days,omitempty"`
 }
 
 // defaultParams are those of a new repository.
@@ -95,6 +100,9 @@ func parseConfig(b []byte) (*Config, error) {
 	}
 	if id, err := hex.DecodeString(c.ID); err != nil || len(id) != 16 || c.Params.PackSize < 1<<16 || c.Params.PackSize > 1<<30 {
 		return nil, fmt.Errorf("%w: config: repository ID %q, pack size %d", ErrDamaged, c.ID, c.Params.PackSize)
+	}
+	if d := c.Params.ObjectLockDays; d < 0 || d > MaxObjectLockDays {
+		return nil, fmt.Errorf("%w: config: object lock of %d days", ErrDamaged, d)
 	}
 	return &c, nil
 }
@@ -136,17 +144,24 @@ func Check(ctx context.Context, store storage.Store) error {
 // Init makes a repository whose owner bundle is sealed to recipient. The config object is written last: before it is
 // there, nothing takes the place for a repository.
 func Init(ctx context.Context, store storage.Store, recipient age.Recipient, now time.Time) (*Repo, error) {
-	return InitTested(ctx, store, recipient, now, nil)
+	return InitWith(ctx, store, recipient, now, InitOptions{})
 }
 
-// InitTested is Init in a storage that was tested, which the config then says.
-func InitTested(ctx context.Context, store storage.Store, recipient age.Recipient, now time.Time, tested *StorageTest) (*Repo, error) {
+// InitOptions are what the config of a new repository says besides.
+type InitOptions struct {
+	Storage        *StorageTest // nil: nobody tested it
+	ObjectLockDays int          // Params.ObjectLockDays
+}
+
+// InitWith is Init with options.
+func InitWith(ctx context.Context, store storage.Store, recipient age.Recipient, now time.Time, o InitOptions) (*Repo, error) {
 	if err := Check(ctx, store); err != nil {
 		return nil, err
 	}
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails (crypto/rand)
-	c := Config{Version: FormatVersion, ID: hex.EncodeToString(id), Created: now.UTC().Truncate(time.Second), Params: defaultParams, Storage: tested}
+	c := Config{Version: FormatVersion, ID: hex.EncodeToString(id), Created: now.UTC().Truncate(time.Second), Params: defaultParams, Storage: o.Storage}
+	c.Params.ObjectLockDays = o.ObjectLockDays
 	bundle, err := keys.Generate(c.ID)
 	if err != nil {
 		return nil, fmt.Errorf("make keys: %w", err)

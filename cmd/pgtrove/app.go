@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/pgtrove/pgtrove/storage/meter"
+	"github.com/pgtrove/pgtrove/storage/s3"
 )
 
 // app is what every command shares: the outside world and, once a command runs, its settings.
@@ -29,7 +30,9 @@ type app struct {
 	unattended bool
 	// meter counts what the storage is asked for, once one is open.
 	meter *meter.Store
-	out   *output
+	// remote is the driver, if the repository is in object storage.
+	remote *s3.Store
+	out    *output
 }
 
 func newApp() *app {

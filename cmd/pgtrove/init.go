@@ -32,22 +32,37 @@ PGTROVE_PASSWORD or --passphrase) there is no identity file.
 Without the identity file or the passphrase nobody can read the backups. Keep a copy elsewhere.
 
 Object storage is tested first, with some sixty small requests: whether it creates an object only once, whoever else tries
-at the same time. Hosts that back up at once, and a prune beside them, are safe by that; storage that cannot do it is refused.`,
+at the same time. Hosts that back up at once, and a prune beside them, are safe by that; storage that cannot do it is refused.
+
+With --object-lock, every command that writes asks the storage to let nobody delete the object for so long (governance
+mode). The bucket must have been made with object lock, which also turns its versioning on.`,
 		Args: exactly(),
 	}
 	c.Flags().BoolVar(&o.passphrase, "passphrase", false, "ask for a passphrase on the terminal")
 	c.Flags().BoolVar(&o.unsafe, "allow-unsafe-storage", false, "make it in storage that failed the test, and never let two commands write at once")
-	c.RunE = a.run(func(ctx context.Context, _ []string) error { return a.init(ctx, o) })
+	lock := c.Flags().String("object-lock", "", "let nobody delete what is written for so many `days`, such as 14d; in object storage only")
+	c.RunE = a.run(func(ctx context.Context, _ []string) (err error) {
+		if o.lockDays, err = parseDays(*lock); err != nil {
+			return usageError{err: fmt.Errorf("--object-lock %w", err), command: "pgtrove init"}
+		}
+		return a.init(ctx, o)
+	})
 	return c
 }
 
 // initOptions are the flags of init.
-type initOptions struct{ passphrase, unsafe bool }
+type initOptions struct {
+	passphrase, unsafe bool
+	lockDays           int // 0: no object lock
+}
 
 func (a *app) init(ctx context.Context, o initOptions) (err error) {
 	name, err := a.repositoryName()
 	if err != nil {
 		return err
+	}
+	if o.lockDays > 0 && !isRemote(name) {
+		return usageError{err: errors.New("--object-lock: a directory cannot do that"), command: "pgtrove init"}
 	}
 	pass, err := a.newPassphrase(ctx, o.passphrase)
 	if err != nil {
@@ -95,7 +110,11 @@ func (a *app) init(ctx context.Context, o initOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	r, err := repo.InitTested(ctx, store, recipient, time.Now(), tested)
+	a.obey(repo.Config{Params: repo.Params{ObjectLockDays: o.lockDays}})
+	r, err := repo.InitWith(ctx, store, recipient, time.Now(), repo.InitOptions{Storage: tested, ObjectLockDays: o.lockDays})
+	if err != nil && o.lockDays > 0 {
+		err = withHint(err, "--object-lock needs a bucket that was made with object lock, and an account that may set retention (s3:PutObjectRetention)")
+	}
 	if err != nil {
 		return fmt.Errorf("make repository %s: %w", name, err)
 	}

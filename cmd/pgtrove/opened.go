@@ -148,6 +148,7 @@ func (a *app) reopen(ctx context.Context, c openedCache, place string, store sto
 		c.forget(place)
 		return nil, nil // whatever is wrong, opening it anew will tell
 	}
+	a.obey(r.Config())
 	if fresh {
 		return r, nil
 	}

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minio/minio-go/v7"
+
 	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/test/s3test"
 )
@@ -26,7 +28,7 @@ type remote struct {
 }
 
 func newRemote(t *testing.T) *remote {
-	server := s3test.New(t, s3test.Options{})
+	server := s3test.New(t, s3test.Options{Versions: true})
 	h := &remote{t: t, server: server, bucket: server.Bucket()}
 	for _, v := range server.Env(server.Root) {
 		name, value, _ := strings.Cut(v, "=")
@@ -72,6 +74,22 @@ func requests(t *testing.T, stderr string) int {
 	return n
 }
 
+// dataDirectory makes what wal push looks at: a control file, and a WAL file to push.
+func (h *remote) dataDirectory() (pgdata, file string) {
+	h.t.Helper()
+	pgdata = filepath.Join(h.t.TempDir(), "pgdata")
+	file = filepath.Join(pgdata, "pg_wal", "00000002.history")
+	control, err := os.ReadFile(filepath.Join("..", "..", "internal", "pg", "testdata", "control-15.bin"))
+	if err == nil {
+		err = errors.Join(os.MkdirAll(filepath.Join(pgdata, "global"), 0o700), os.MkdirAll(filepath.Dir(file), 0o700),
+			os.WriteFile(filepath.Join(pgdata, "global", "pg_control"), control, 0o600), os.WriteFile(file, []byte(history), 0o600))
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return pgdata, file
+}
+
 func TestARepositoryInABucket(t *testing.T) {
 	h := newRemote(t)
 	h.want(4, "no repository", "snapshots")
@@ -83,16 +101,7 @@ func TestARepositoryInABucket(t *testing.T) {
 		t.Errorf("config says nothing of the storage's test: %s", stdout)
 	}
 
-	pgdata := filepath.Join(t.TempDir(), "pgdata")
-	file := filepath.Join(pgdata, "pg_wal", "00000002.history")
-	control, err := os.ReadFile(filepath.Join("..", "..", "internal", "pg", "testdata", "control-15.bin"))
-	if err == nil {
-		err = errors.Join(os.MkdirAll(filepath.Join(pgdata, "global"), 0o700), os.MkdirAll(filepath.Dir(file), 0o700),
-			os.WriteFile(filepath.Join(pgdata, "global", "pg_control"), control, 0o600), os.WriteFile(file, []byte(history), 0o600))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	pgdata, file := h.dataDirectory()
 	h.want(0, "", "wal", "push", file)
 	_, stderr := h.want(0, "archived before", "-v", "wal", "push", file)
 	if n := requests(t, stderr); n > 2 {
@@ -138,6 +147,45 @@ func TestWhatIsWrongWithABucketIsSaid(t *testing.T) {
 	_, stderr := h.want(8, "access denied", "snapshots")
 	if strings.Contains(stderr, "not-the-secret") {
 		t.Errorf("a secret is shown: %s", stderr)
+	}
+}
+
+func TestObjectLockHoldsForEveryCommandThatWrites(t *testing.T) {
+	h := newRemote(t)
+	_, stderr := h.want(1, "", "init", "--object-lock", "14d")
+	if !strings.Contains(stderr, "hint: --object-lock needs a bucket that was made with object lock") {
+		t.Errorf("a bucket without object lock: %s", stderr)
+	}
+	h.want(2, "14d", "init", "--object-lock", "14")
+	h.want(2, "directory", "init", "--object-lock", "14d", "--repo", t.TempDir())
+
+	locked := "s3://" + h.server.Locked() + "/fleet"
+	h.want(0, "", "init", "--object-lock", "14d", "--repo", locked)
+	bucket := strings.Split(locked, "/")[2]
+	store := h.server.Store(bucket, "fleet", h.server.Root)
+	pgdata, file := h.dataDirectory()
+	for range 2 { // with what the repository says, and with what is remembered of it
+		h.want(0, "", "--repo", locked, "--pgdata", pgdata, "wal", "push", file)
+		next := filepath.Join(filepath.Dir(file), "00000003.history")
+		if err := os.Rename(file, next); err != nil {
+			t.Fatal(err)
+		}
+		file = next
+	}
+	objects := 0
+	if err := store.List(t.Context(), "", func(i storage.Info) error {
+		objects++
+		info, err := h.server.Admin().StatObject(t.Context(), bucket, "fleet/"+i.Key, minio.StatObjectOptions{})
+		if err != nil {
+			return err
+		}
+		until, err := time.Parse(time.RFC3339, info.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date"))
+		if err != nil || time.Until(until) < 13*24*time.Hour {
+			t.Errorf("%s is kept until %v, %v", i.Key, until, err)
+		}
+		return nil
+	}); err != nil || objects != 4 {
+		t.Errorf("%d objects, %v", objects, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/storage"
@@ -70,6 +71,7 @@ func (a *app) openIn(ctx context.Context, name string, store storage.Store) (*re
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", name, err)
 	}
+	a.obey(r.Config())
 	return r, nil
 }
 
@@ -102,7 +104,15 @@ func (a *app) openS3(ctx context.Context, name string) (*s3.Store, error) {
 	if o.Location, err = s3.ParseLocation(name); err != nil {
 		return nil, err
 	}
-	return s3.Open(ctx, o)
+	a.remote, err = s3.Open(ctx, o)
+	return a.remote, err
+}
+
+// obey does what the repository's config says of its storage.
+func (a *app) obey(c repo.Config) {
+	if a.remote != nil {
+		a.remote.Retain(time.Duration(c.Params.ObjectLockDays) * 24 * time.Hour)
+	}
 }
 
 // maxCalls is how many requests are under way at once at most. It is above what the workers of a command come to on most machines, and
