@@ -79,17 +79,8 @@ func (a *app) init(ctx context.Context, o initOptions) (err error) {
 		}
 	}()
 
-	var store storage.Store
-	var tested *repo.StorageTest
-	if isRemote(name) {
-		store, tested, err = a.createRemote(ctx, name, o.unsafe)
-	} else {
-		undo = append(undo, removeNew(name))
-		if store, err = storagefs.Create(name); err == nil {
-			store = a.decorate(store)
-			undo = append(undo, func() { clearRepository(name) })
-		}
-	}
+	store, tested, before, err := a.createStorage(ctx, name, o)
+	undo = append(undo, before...)
 	if err != nil {
 		return fmt.Errorf("make repository %s: %w", name, refusal(err))
 	}
@@ -112,13 +103,32 @@ func (a *app) init(ctx context.Context, o initOptions) (err error) {
 	}
 	a.obey(repo.Config{Params: repo.Params{ObjectLockDays: o.lockDays}})
 	r, err := repo.InitWith(ctx, store, recipient, time.Now(), repo.InitOptions{Storage: tested, ObjectLockDays: o.lockDays})
-	if err != nil && o.lockDays > 0 {
+	switch {
+	case err != nil && tested != nil && errors.Is(err, storage.ErrUnreachable):
+		undo = nil // it may have been made all the same, and then the identity is all that opens it
+		err = withHint(err, "it may have been made all the same: `pgtrove info` tells. The identity file, if one was made, is kept")
+	case err != nil && o.lockDays > 0:
 		err = withHint(err, "--object-lock needs a bucket that was made with object lock, and an account that may set retention (s3:PutObjectRetention)")
 	}
 	if err != nil {
 		return fmt.Errorf("make repository %s: %w", name, err)
 	}
 	return a.showInit(r.Config(), name, keyFile)
+}
+
+// createStorage gives the storage for a new repository, what its test found (nil for a directory), and what takes it away again, which counts
+// also with an error.
+func (a *app) createStorage(ctx context.Context, name string, o initOptions) (storage.Store, *repo.StorageTest, []func(), error) {
+	if isRemote(name) {
+		store, tested, err := a.createRemote(ctx, name, o.unsafe)
+		return store, tested, nil, err
+	}
+	undo := []func(){removeNew(name)}
+	driver, err := storagefs.Create(name)
+	if err != nil {
+		return nil, nil, undo, err
+	}
+	return a.decorate(driver), nil, append(undo, func() { clearRepository(name) }), nil
 }
 
 // createRemote gives the storage for a new repository in object storage, and what its test found. What a failed init leaves there stays: this host
