@@ -150,6 +150,34 @@ func TestWhatIsWrongWithABucketIsSaid(t *testing.T) {
 	}
 }
 
+// TestAPushWhoseAnswersAreLostIsStoredOnce: the server does the work, and the connection breaks before it can say so.
+func TestAPushWhoseAnswersAreLostIsStoredOnce(t *testing.T) {
+	h := newRemote(t)
+	proxy := s3test.NewProxy(t, h.server.Addr)
+	t.Setenv("AWS_ENDPOINT_URL_S3", "http://"+proxy.Addr)
+	h.want(0, "", "init")
+	pgdata, file := h.dataDirectory()
+	next := filepath.Join(filepath.Dir(file), "00000003.history")
+	if err := os.WriteFile(next, []byte(history), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.want(0, "", "wal", "push", file) // and remembers the repository
+
+	proxy.Set(s3test.Faults{CutAnswers: -1})
+	h.want(7, "tried", "--retry-time", "1s", "wal", "push", next)
+	mended := time.AfterFunc(2*time.Second, func() { proxy.Set(s3test.Faults{}) })
+	defer mended.Stop()
+	_, stderr := h.want(0, "trying again", "-v", "--retry-time", "1m", "wal", "push", next)
+	if n := requests(t, stderr); n < 3 {
+		t.Errorf("%d requests: nothing failed", n)
+	}
+	h.want(0, "fetched", "-v", "--pgdata", pgdata, "wal", "fetch", "00000003.history", filepath.Join(pgdata, "fetched"))
+	got, err := os.ReadFile(filepath.Join(pgdata, "fetched"))
+	if err != nil || string(got) != history {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestObjectLockHoldsForEveryCommandThatWrites(t *testing.T) {
 	h := newRemote(t)
 	_, stderr := h.want(1, "", "init", "--object-lock", "14d")
