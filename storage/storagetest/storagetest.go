@@ -254,6 +254,18 @@ func testListThousands(t *testing.T, s *suite) {
 	s.put("wam", "not below")
 	slices.Sort(want)
 	s.wantList("wal/", want...)
+	for _, at := range []int{999, 1000, 1001, 2000} { // where a page ends, an end of the context must not look like the listing's
+		ctx, cancel := context.WithCancel(t.Context())
+		n := 0
+		err := s.List(ctx, "wal/", func(storage.Info) error {
+			if n++; n == at {
+				cancel()
+			}
+			return nil
+		})
+		cancel()
+		s.wantErr(fmt.Sprintf("List, cancelled at object %d", at), err, context.Canceled)
+	}
 }
 
 func testListCallbackError(t *testing.T, s *suite) {
