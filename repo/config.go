@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -17,6 +18,9 @@ import (
 	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/storage"
 )
+
+// MaxObjectLockDays is the longest retention that a repository asks for: a hundred years.
+const MaxObjectLockDays = 36500
 
 // FormatVersion is the version of the repository format that this package writes and reads.
 const FormatVersion = 1
@@ -53,11 +57,21 @@ type Config struct {
 	ID      string    `json:"id"`                 // 32 hexadecimal digits
 	Created time.Time `json:"created"`
 	Params  Params    `json:"params"`
+	// Storage is what was known of the storage when the repository was made in it; nil where nobody asked.
+	Storage *StorageTest `json:"storage,omitempty"`
+}
+
+// StorageTest is what a self-test of a storage found.
+type StorageTest struct {
+	CreateOnly bool     `json:"create_only"`        // of several who create one object, one is told that it did
+	Problems   []string `json:"problems,omitempty"` // whatever it does and should not, for people
 }
 
 // Params are the repository's parameters, fixed when it was made.
 type Params struct {
 	PackSize int `json:"pack_size"` // bytes; a pack is closed when it reaches this
+	// ObjectLockDays is for how long the storage is asked to let nobody delete what is written; 0: it is not asked.
+	ObjectLockDays int `json:"object_lock_days,omitempty"`
 }
 
 // defaultParams are those of a new repository.
@@ -87,6 +101,9 @@ func parseConfig(b []byte) (*Config, error) {
 	if id, err := hex.DecodeString(c.ID); err != nil || len(id) != 16 || c.Params.PackSize < 1<<16 || c.Params.PackSize > 1<<30 {
 		return nil, fmt.Errorf("%w: config: repository ID %q, pack size %d", ErrDamaged, c.ID, c.Params.PackSize)
 	}
+	if d := c.Params.ObjectLockDays; d < 0 || d > MaxObjectLockDays {
+		return nil, fmt.Errorf("%w: config: object lock of %d days", ErrDamaged, d)
+	}
 	return &c, nil
 }
 
@@ -97,13 +114,18 @@ type Repo struct {
 	bundle *keys.Bundle
 	meta   *keys.Meta
 	open   openers
+
+	opening Opening
 }
 
-// Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil.
+// Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil. What a self-test had to leave does not count.
 func Check(ctx context.Context, store storage.Store) error {
 	errFound := errors.New("found")
 	found := ""
 	err := store.List(ctx, "", func(i storage.Info) error {
+		if strings.HasPrefix(i.Key, storage.SelfTestPrefix) {
+			return nil
+		}
 		found = i.Key
 		if i.Key == configKey {
 			return ErrExists
@@ -122,12 +144,24 @@ func Check(ctx context.Context, store storage.Store) error {
 // Init makes a repository whose owner bundle is sealed to recipient. The config object is written last: before it is
 // there, nothing takes the place for a repository.
 func Init(ctx context.Context, store storage.Store, recipient age.Recipient, now time.Time) (*Repo, error) {
+	return InitWith(ctx, store, recipient, now, InitOptions{})
+}
+
+// InitOptions are what the config of a new repository says besides.
+type InitOptions struct {
+	Storage        *StorageTest // nil: nobody tested it
+	ObjectLockDays int          // Params.ObjectLockDays
+}
+
+// InitWith is Init with options.
+func InitWith(ctx context.Context, store storage.Store, recipient age.Recipient, now time.Time, o InitOptions) (*Repo, error) {
 	if err := Check(ctx, store); err != nil {
 		return nil, err
 	}
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails (crypto/rand)
-	c := Config{Version: FormatVersion, ID: hex.EncodeToString(id), Created: now.UTC().Truncate(time.Second), Params: defaultParams}
+	c := Config{Version: FormatVersion, ID: hex.EncodeToString(id), Created: now.UTC().Truncate(time.Second), Params: defaultParams, Storage: o.Storage}
+	c.Params.ObjectLockDays = o.ObjectLockDays
 	bundle, err := keys.Generate(c.ID)
 	if err != nil {
 		return nil, fmt.Errorf("make keys: %w", err)
@@ -146,12 +180,17 @@ func Init(ctx context.Context, store storage.Store, recipient age.Recipient, now
 	if err := store.Put(ctx, configKey, text); err != nil {
 		return nil, fmt.Errorf("write config: %w", err)
 	}
-	return newRepo(store, c, bundle)
+	return newOpened(store, c, bundle, Opening{Config: text, Bundle: wrapped})
 }
 
 // Open opens the repository in store with whatever bundle one of the identities fits. keys.ErrLocked: none does.
 func Open(ctx context.Context, store storage.Store, ids ...age.Identity) (*Repo, error) {
-	c, err := ReadConfig(ctx, store)
+	var o Opening
+	var err error
+	if o.Config, err = readConfig(ctx, store); err != nil {
+		return nil, err
+	}
+	c, err := parseConfig(o.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -168,6 +207,7 @@ func Open(ctx context.Context, store storage.Store, ids ...age.Identity) (*Repo,
 		if errors.Is(err, keys.ErrLocked) {
 			return nil
 		}
+		o.Bundle = b
 		return err
 	})
 	if err != nil {
@@ -176,14 +216,19 @@ func Open(ctx context.Context, store storage.Store, ids ...age.Identity) (*Repo,
 	if bundle == nil {
 		return nil, fmt.Errorf("open key bundle: %w", keys.ErrLocked)
 	}
-	if bundle.Repository != c.ID {
-		return nil, fmt.Errorf("%w: key bundle belongs to repository %s, config says %s", ErrDamaged, bundle.Repository, c.ID)
-	}
-	return newRepo(store, *c, bundle)
+	return newOpened(store, *c, bundle, o)
 }
 
 // ReadConfig reads the config object. ErrNoRepository where there is none.
 func ReadConfig(ctx context.Context, store storage.Store) (*Config, error) {
+	b, err := readConfig(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(b)
+}
+
+func readConfig(ctx context.Context, store storage.Store) ([]byte, error) {
 	b, err := store.Get(ctx, configKey, storage.Range{}, nil)
 	if errors.Is(err, storage.ErrNotExist) {
 		return nil, ErrNoRepository
@@ -191,10 +236,21 @@ func ReadConfig(ctx context.Context, store storage.Store) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read config: %w", err)
 	}
-	return parseConfig(b)
+	return b, nil
+}
+
+func newOpened(store storage.Store, c Config, bundle *keys.Bundle, o Opening) (*Repo, error) {
+	r, err := newRepo(store, c, bundle)
+	if err == nil {
+		r.opening = o
+	}
+	return r, err
 }
 
 func newRepo(store storage.Store, c Config, bundle *keys.Bundle) (*Repo, error) {
+	if bundle.Repository != c.ID {
+		return nil, fmt.Errorf("%w: key bundle belongs to repository %s, config says %s", ErrDamaged, bundle.Repository, c.ID)
+	}
 	meta, err := bundle.Meta()
 	if err != nil {
 		return nil, err

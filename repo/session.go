@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -168,8 +169,52 @@ func (s *Session) stayAlive(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// announce creates sessions/<sid> (W0). One attempt: when in doubt whether it was created, the caller begins anew.
+// announce creates sessions/<sid> (W0). The object is put once: a request that is in doubt may still arrive after a prune has deleted
+// what the next one made, and would bring a session back that is over. So who cannot know whether it was created takes a new ID, and looks
+// for the newest run again. What the other one left, if anything, is a session that does nothing, and is fenced like any that is dead.
 func (r *Repo) announce(ctx context.Context, o SessionOptions, repack bool) (*Session, error) {
+	for tries := 1; ; tries++ {
+		s, err := r.announceOnce(ctx, o, repack)
+		if err == nil || tries == announceTries || !inDoubt(ctx, err) {
+			return s, err
+		}
+		select {
+		case <-time.After(announcePause * time.Duration(tries-1)): // the first time at once: what is in doubt has mostly taken its time
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+const (
+	announceTries = 5
+	announcePause = time.Second // more with each try
+)
+
+// OncePut says of which keys a Put must not be sent a second time, whatever became of the first: see announce.
+func OncePut(key string) bool { return strings.HasPrefix(key, sessionsPrefix) }
+
+// doubtError is a failure of a Put that must not be tried again.
+type doubtError struct{ err error }
+
+func (e *doubtError) Error() string { return "announce session: " + e.err.Error() }
+func (e *doubtError) Unwrap() error { return e.err }
+
+// inDoubt says whether err leaves open if a session was announced. A clear no is not going to change.
+func inDoubt(ctx context.Context, err error) bool {
+	var doubt *doubtError
+	if ctx.Err() != nil || !errors.As(err, &doubt) {
+		return false
+	}
+	for _, no := range []error{storage.ErrDenied, storage.ErrFull, storage.ErrReadOnly, storage.ErrKey} {
+		if errors.Is(err, no) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *Repo) announceOnce(ctx context.Context, o SessionOptions, repack bool) (*Session, error) {
 	gc, err := r.newestNumber(ctx)
 	if err != nil {
 		return nil, err
@@ -187,7 +232,7 @@ func (r *Repo) announce(ctx context.Context, o SessionOptions, repack bool) (*Se
 	}
 	key := sessionsPrefix + sid
 	if err := r.store.Put(ctx, key, r.seal(kindSession, key, text)); err != nil {
-		return nil, fmt.Errorf("announce session: %w", err)
+		return nil, &doubtError{err}
 	}
 	s := &Session{repo: r, opt: o, sid: sid, sealer: sealer, full: make(chan *filled), spare: make(chan *pack.Builder, uploaders),
 		notes: newNotes(r.IDKey()), segments: make(chan struct{}, 1)}

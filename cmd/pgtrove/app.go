@@ -10,6 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/pgtrove/pgtrove/storage/meter"
+	"github.com/pgtrove/pgtrove/storage/s3"
 )
 
 // app is what every command shares: the outside world and, once a command runs, its settings.
@@ -25,7 +28,11 @@ type app struct {
 	started  bool // the command line was understood: what fails now is no usage error
 	// unattended commands never ask, and remember what a passphrase opens.
 	unattended bool
-	out        *output
+	// meter counts what the storage is asked for, once one is open.
+	meter *meter.Store
+	// remote is the driver, if the repository is in object storage.
+	remote *s3.Store
+	out    *output
 }
 
 func newApp() *app {
@@ -136,6 +143,7 @@ func (a *app) run(do func(ctx context.Context, args []string) error) func(*cobra
 		}
 		a.settings, a.started = s, true
 		a.out.json, a.out.quiet, a.out.verbose = s.JSON, s.Quiet, s.Verbose
+		defer a.showTraffic()
 		return do(cmd.Context(), args)
 	}
 }

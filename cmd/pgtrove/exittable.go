@@ -12,6 +12,7 @@ import (
 	"github.com/pgtrove/pgtrove/restore"
 	"github.com/pgtrove/pgtrove/snapshot"
 	"github.com/pgtrove/pgtrove/storage"
+	"github.com/pgtrove/pgtrove/storage/s3"
 	"github.com/pgtrove/pgtrove/walarchive"
 	"github.com/pgtrove/pgtrove/walsource"
 )
@@ -216,9 +217,15 @@ func grantHint(err error) string {
 // storageRules come last: they are the causes below everything else.
 func storageRules() []exitRule {
 	return []exitRule{
+		{name: "`s3.ErrOptions`", is: s3.ErrOptions, code: codeUsage,
+			meaning: "the settings of the object storage are wrong or not complete",
+			hint:    "check --repo, the --s3-… settings, and what AWS's own programs read: AWS_* in the environment, ~/.aws/config, ~/.aws/credentials"},
+		{name: "no such bucket", as: s3.IsNoBucket, code: codeAbsent,
+			meaning: "the object storage has no bucket of this name",
+			hint:    "check --repo, the endpoint and the region; pgtrove makes no buckets"},
 		{name: "`storage.ErrUnreachable`", is: storage.ErrUnreachable, code: codeUnreachable,
 			meaning: "the storage is gone or does not answer",
-			hint:    "is the repository's file system mounted?"},
+			hint:    "is the repository's file system mounted? Does the object storage's endpoint (--s3-endpoint, AWS_ENDPOINT_URL) answer from this host?"},
 		{name: "`storage.ErrFull`", is: storage.ErrFull, code: codeUnreachable,
 			meaning: "no room in the storage; nothing half-written is visible",
 			hint:    "make room where the repository is, then run the command again: what it stored before is used again"},
@@ -227,7 +234,7 @@ func storageRules() []exitRule {
 			hint:    "mount the repository's file system for writing"},
 		{name: "`storage.ErrDenied`", is: storage.ErrDenied, code: codeLocked,
 			meaning: "the storage refuses this account",
-			hint:    "run as the account that owns the repository, or give this one access to it"},
+			hint:    "run as the account that owns the repository, or give this one access to it; for object storage, check the keys and the bucket's policy"},
 		{name: "`ENOSPC`, `EDQUOT`", as: isFull, code: codeUnreachable,
 			meaning: "no room on a file system, such as the one that is restored to",
 			hint:    "make room there, remove what the command left, and run it again"},

@@ -106,12 +106,12 @@ func (a *app) info(ctx context.Context) error {
 }
 
 func (a *app) repositorySizes(ctx context.Context, r *repo.Repo) (*repositoryJSON, error) {
-	path, err := a.repositoryPath()
+	name, err := a.repositoryName()
 	if err != nil {
 		return nil, err
 	}
 	c := r.Config()
-	whole := &repositoryJSON{Type: "repository", ID: c.ID, Repo: path, Created: jsonTime(c.Created)}
+	whole := &repositoryJSON{Type: "repository", ID: c.ID, Repo: name, Created: jsonTime(c.Created)}
 	err = r.List(ctx, "", func(key string, size int64) error {
 		whole.Bytes += size
 		switch kind, _, _ := strings.Cut(key, "/"); kind {

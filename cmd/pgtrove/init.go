@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -20,7 +21,7 @@ import (
 )
 
 func newInitCommand(a *app) *cobra.Command {
-	passphrase := false
+	var o initOptions
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Make a repository",
@@ -28,20 +29,42 @@ func newInitCommand(a *app) *cobra.Command {
 directory, never over an existing file. With a passphrase (--password-file, PGTROVE_PASSWORD_FILE,
 PGTROVE_PASSWORD or --passphrase) there is no identity file.
 
-Without the identity file or the passphrase nobody can read the backups. Keep a copy elsewhere.`,
+Without the identity file or the passphrase nobody can read the backups. Keep a copy elsewhere.
+
+Object storage is tested first, with some sixty small requests: whether it creates an object only once, whoever else tries
+at the same time. Hosts that back up at once, and a prune beside them, are safe by that; storage that cannot do it is refused.
+
+With --object-lock, every command that writes asks the storage to let nobody delete the object for so long (governance
+mode). The bucket must have been made with object lock, which also turns its versioning on.`,
 		Args: exactly(),
 	}
-	c.Flags().BoolVar(&passphrase, "passphrase", false, "ask for a passphrase on the terminal")
-	c.RunE = a.run(func(ctx context.Context, _ []string) error { return a.init(ctx, passphrase) })
+	c.Flags().BoolVar(&o.passphrase, "passphrase", false, "ask for a passphrase on the terminal")
+	c.Flags().BoolVar(&o.unsafe, "allow-unsafe-storage", false, "make it in storage that failed the test, and never let two commands write at once")
+	lock := c.Flags().String("object-lock", "", "let nobody delete what is written for so many `days`, such as 14d; in object storage only")
+	c.RunE = a.run(func(ctx context.Context, _ []string) (err error) {
+		if o.lockDays, err = parseDays(*lock); err != nil {
+			return usageError{err: fmt.Errorf("--object-lock %w", err), command: "pgtrove init"}
+		}
+		return a.init(ctx, o)
+	})
 	return c
 }
 
-func (a *app) init(ctx context.Context, ask bool) (err error) {
-	path, err := a.repositoryPath()
+// initOptions are the flags of init.
+type initOptions struct {
+	passphrase, unsafe bool
+	lockDays           int // 0: no object lock
+}
+
+func (a *app) init(ctx context.Context, o initOptions) (err error) {
+	name, err := a.repositoryName()
 	if err != nil {
 		return err
 	}
-	pass, err := a.newPassphrase(ctx, ask)
+	if o.lockDays > 0 && !isRemote(name) {
+		return usageError{err: errors.New("--object-lock: a directory cannot do that"), command: "pgtrove init"}
+	}
+	pass, err := a.newPassphrase(ctx, o.passphrase)
 	if err != nil {
 		return err
 	}
@@ -56,12 +79,11 @@ func (a *app) init(ctx context.Context, ask bool) (err error) {
 		}
 	}()
 
-	undo = append(undo, removeNew(path))
-	store, err := storagefs.Create(path)
+	store, tested, before, err := a.createStorage(ctx, name, o)
+	undo = append(undo, before...)
 	if err != nil {
-		return fmt.Errorf("make repository %s: %w", path, refusal(err))
+		return fmt.Errorf("make repository %s: %w", name, refusal(err))
 	}
-	undo = append(undo, func() { clearRepository(path) })
 
 	keyFile, recipient := "", age.Recipient(nil)
 	if pass != "" {
@@ -79,11 +101,76 @@ func (a *app) init(ctx context.Context, ask bool) (err error) {
 	if err != nil {
 		return err
 	}
-	r, err := repo.Init(ctx, store, recipient, time.Now())
-	if err != nil {
-		return fmt.Errorf("make repository %s: %w", path, err)
+	a.obey(repo.Config{Params: repo.Params{ObjectLockDays: o.lockDays}})
+	r, err := repo.InitWith(ctx, store, recipient, time.Now(), repo.InitOptions{Storage: tested, ObjectLockDays: o.lockDays})
+	switch {
+	case err != nil && tested != nil && errors.Is(err, storage.ErrUnreachable):
+		undo = nil // it may have been made all the same, and then the identity is all that opens it
+		err = withHint(err, "it may have been made all the same: `pgtrove info` tells. The identity file, if one was made, is kept")
+	case err != nil && o.lockDays > 0:
+		err = withHint(err, "--object-lock needs a bucket that was made with object lock, and an account that may set retention (s3:PutObjectRetention)")
 	}
-	return a.showInit(r.Config(), path, keyFile)
+	if err != nil {
+		return fmt.Errorf("make repository %s: %w", name, err)
+	}
+	return a.showInit(r.Config(), name, keyFile)
+}
+
+// createStorage gives the storage for a new repository, what its test found (nil for a directory), and what takes it away again, which counts
+// also with an error.
+func (a *app) createStorage(ctx context.Context, name string, o initOptions) (storage.Store, *repo.StorageTest, []func(), error) {
+	if isRemote(name) {
+		store, tested, err := a.createRemote(ctx, name, o.unsafe)
+		return store, tested, nil, err
+	}
+	undo := []func(){removeNew(name)}
+	driver, err := storagefs.Create(name)
+	if err != nil {
+		return nil, nil, undo, err
+	}
+	return a.decorate(driver), nil, append(undo, func() { clearRepository(name) }), nil
+}
+
+// createRemote gives the storage for a new repository in object storage, and what its test found. What a failed init leaves there stays: this host
+// may not be allowed to delete, and who else is at it cannot be told.
+func (a *app) createRemote(ctx context.Context, name string, unsafe bool) (storage.Store, *repo.StorageTest, error) {
+	driver, err := a.openS3(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	store := a.decorateRemote(driver)
+	if err := repo.Check(ctx, store); err != nil {
+		return nil, nil, err
+	}
+	verdict, err := storage.SelfTest(ctx, store)
+	if err != nil {
+		return nil, nil, err
+	}
+	tested, err := a.judgeStorage(verdict, unsafe)
+	return store, tested, err
+}
+
+// judgeStorage tells what the test of a storage found, and refuses a storage that fails it unless that is allowed.
+func (a *app) judgeStorage(v storage.Verdict, unsafe bool) (*repo.StorageTest, error) {
+	tested := &repo.StorageTest{CreateOnly: v.CreateOnly()}
+	for _, p := range v.Problems {
+		tested.Problems = append(tested.Problems, string(p))
+	}
+	if len(v.Left) > 0 {
+		a.out.info("the storage lets this account delete nothing, which is good for a database host; the test left %s under %s",
+			showCount(int64(len(v.Left)), "small object", "small objects"), storage.SelfTestPrefix)
+	}
+	found := strings.Join(tested.Problems, "; ")
+	switch {
+	case found == "":
+		a.out.info("storage tested: it creates an object only once")
+	case !unsafe:
+		return nil, withHint(refused("the storage is not safe for a repository: %s", found),
+			"use storage that honours If-None-Match: * (AWS, MinIO, versitygw and others do). With --allow-unsafe-storage it is for you to make sure that never two commands write at once")
+	default:
+		a.out.warn("the storage is not safe for a repository: %s. Never let two commands write at once, prune included", found)
+	}
+	return tested, nil
 }
 
 // newPassphrase returns the passphrase for a new repository, "" where there is to be an identity file.
@@ -161,7 +248,7 @@ func clearRepository(path string) {
 	_ = os.RemoveAll(filepath.Join(path, "keys"))
 }
 
-func (a *app) showInit(c repo.Config, path, keyFile string) error {
+func (a *app) showInit(c repo.Config, name, keyFile string) error {
 	if a.settings.JSON {
 		return a.out.object(struct {
 			Type    string   `json:"type"`
@@ -169,9 +256,9 @@ func (a *app) showInit(c repo.Config, path, keyFile string) error {
 			Repo    string   `json:"repo"`
 			KeyFile string   `json:"key_file,omitempty"`
 			Created jsonTime `json:"created"`
-		}{"repository", c.ID, path, keyFile, jsonTime(c.Created)})
+		}{"repository", c.ID, name, keyFile, jsonTime(c.Created)})
 	}
-	text := fmt.Sprintf("repository %s made in %s\n", c.ID[:16], path)
+	text := fmt.Sprintf("repository %s made in %s\n", c.ID[:16], name)
 	if keyFile != "" {
 		text += fmt.Sprintf(`identity file: %s
 Whoever has this file can read the backups. If it is lost, they are lost: nobody can open them without it.

@@ -145,11 +145,11 @@ func (a *app) inspectKey(ctx context.Context, r *repo.Repo, key string) (any, er
 		return nil, err
 	}
 	j := bundleJSON{Recipients: ageRecipients(raw)}
-	path, err := a.repositoryPath()
+	name, err := a.repositoryName()
 	if err != nil {
 		return nil, err
 	}
-	store, err := openStore(ctx, path)
+	store, _, err := a.openStorage(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -19,11 +19,11 @@ func (a *app) restoreCommand(cluster string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the path of pgtrove for restore_command: %w", err)
 	}
-	path, err := a.repositoryPath()
+	name, err := a.repositoryName()
 	if err != nil {
 		return "", err
 	}
-	words := []string{exe, "--repo", path, "--cluster", cluster}
+	words := []string{exe, "--repo", name, "--cluster", cluster}
 	for _, file := range []struct{ flag, path string }{
 		{"--config", a.settings.Config},
 		{"--key-file", a.keyFileInUse()},
@@ -38,7 +38,45 @@ func (a *app) restoreCommand(cluster string) (string, error) {
 		}
 		words = append(words, file.flag, abs)
 	}
+	if isRemote(name) {
+		words = append(words, a.remoteWords()...)
+	}
 	return percentQuote(commandLine(words...)) + ` wal fetch %f "%p"`, nil
+}
+
+// remoteWords are the flags that find the object storage again, where this call knows it from its own environment, too. Keys are no flags: the server
+// must find them itself, and a person is told if this call has them from a place that the server does not look at.
+func (a *app) remoteWords() (words []string) {
+	o := a.settings.Storage.S3
+	profile := []string{"AWS_PROFILE", "AWS_DEFAULT_PROFILE"}
+	if _, ok := a.env.get("AWS_ACCESS_KEY_ID"); ok {
+		profile = nil // which a flag would have come before these keys
+	}
+	for _, s := range []struct {
+		flag, value string
+		variables   []string
+	}{
+		{"--s3-endpoint", o.Endpoint, []string{"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"}},
+		{"--s3-region", o.Region, []string{"AWS_REGION", "AWS_DEFAULT_REGION"}},
+		{"--s3-profile", o.Profile, profile},
+		{"--s3-addressing", string(o.Addressing), nil},
+		{"--s3-ca-file", o.CAFile, []string{"AWS_CA_BUNDLE"}},
+	} {
+		for i := 0; s.value == "" && i < len(s.variables); i++ {
+			s.value, _ = a.env.get(s.variables[i])
+		}
+		if s.value != "" {
+			words = append(words, s.flag, s.value)
+		}
+	}
+	for _, variable := range []string{"AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"} {
+		if _, ok := a.env.get(variable); ok {
+			a.out.warn("restore_command will need the storage's credentials, which this command has from %s: start the server with the same AWS_* "+
+				"variables, or give its account a ~/.aws/credentials", variable)
+			break
+		}
+	}
+	return words
 }
 
 // keyFileInUse is the identity file that the repository is opened with, "" where it is a passphrase.

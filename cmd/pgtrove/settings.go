@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -28,6 +29,7 @@ type settings struct {
 	PGDataByFlag bool   // and so meant for this command, not for the account or host
 	DSN          string // empty: as libpq's variables say
 	Jobs         int    // 0: the command's own default
+	Storage      storageSettings
 	JSON         bool
 	Quiet        bool
 	Verbose      bool
@@ -53,8 +55,8 @@ type setting struct {
 }
 
 func settingTable() []setting {
-	return []setting{
-		{"repo", "PGTROVE_REPO", "repository: a `directory`"},
+	return append([]setting{
+		{"repo", "PGTROVE_REPO", "repository: a `directory`, or s3://bucket/prefix with credentials as for AWS's own programs (AWS_ACCESS_KEY_ID, AWS_PROFILE and so on)"},
 		{"key-file", "PGTROVE_KEY_FILE", "identity `file` that opens the repository (default: " + identityName + " in the user's configuration directory)"},
 		{"password-file", "PGTROVE_PASSWORD_FILE", "`file` with the passphrase, instead of an identity; or PGTROVE_PASSWORD"},
 		{"cluster", "PGTROVE_CLUSTER", "`name` of the cluster in the repository (default \"main\")"},
@@ -62,7 +64,7 @@ func settingTable() []setting {
 		{"pgdata", "PGDATA", "data `directory` of the cluster (default: what the server says)"},
 		{"dsn", "", "connection `string`, without password (default: PGHOST, PGPORT, PGUSER and so on, as for psql)"},
 		{"jobs", "PGTROVE_JOBS", "`number` of parallel workers"},
-	}
+	}, storageSettingTable()...)
 }
 
 const passwordVariable = "PGTROVE_PASSWORD"
@@ -124,6 +126,8 @@ func loadSettings(flags *pflag.FlagSet, env environment, systemConfig string) (s
 		s.chooseKey(values["key-file"], values["password-file"], env),
 		checkClusterName(s.clusterName()),
 		s.parseJobs(values["jobs"].text),
+		checkRepo(s.Repo),
+		s.parseStorage(values),
 		checkDSN(values["dsn"]),
 	} {
 		if check != nil {
@@ -227,6 +231,7 @@ type configFile struct {
 	PGData       *string `toml:"pgdata"`
 	DSN          *string `toml:"dsn"`
 	Jobs         *int    `toml:"jobs"`
+	storageConfig
 }
 
 // readConfigFile returns the path of the file if it was asked for, and its values by key.
@@ -271,10 +276,12 @@ func parseConfigFile(text []byte) (map[string]string, error) {
 		return nil, err
 	}
 	values := make(map[string]string)
-	for key, v := range map[string]*string{
+	given := c.storageConfig.values()
+	maps.Copy(given, map[string]*string{
 		"repo": c.Repo, "key-file": c.KeyFile, "password-file": c.PasswordFile, "cluster": c.Cluster,
 		"cache-dir": c.CacheDir, "pgdata": c.PGData, "dsn": c.DSN,
-	} {
+	})
+	for key, v := range given {
 		if v != nil {
 			values[key] = *v
 		}
@@ -284,7 +291,7 @@ func parseConfigFile(text []byte) (map[string]string, error) {
 	}
 	// Cron, systemd and PostgreSQL each have a working directory of their own: a relative path would name another
 	// file for each.
-	for _, key := range []string{"repo", "key-file", "password-file", "cache-dir", "pgdata"} {
+	for _, key := range []string{"repo", "key-file", "password-file", "cache-dir", "pgdata", "s3-ca-file"} {
 		if v := values[key]; v != "" && !strings.Contains(v, "://") && !filepath.IsAbs(v) {
 			return nil, fmt.Errorf("%s = %q: give an absolute path", key, v)
 		}

@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/pgtrove/pgtrove/storage/s3"
 )
 
 // load resolves settings from a command line, an environment and the text of a configuration file.
@@ -70,6 +74,31 @@ func TestEverySettingCanComeFromTheConfigurationFile(t *testing.T) {
 	}
 }
 
+func TestStorageSettings(t *testing.T) {
+	config := `
+limit-upload = "20MB"
+limit-download = "50MiB/s"
+retry-time = "90s"
+s3-endpoint = "https://file:9000"
+s3-encrypt = "kms:key"
+`
+	s, err := load(t, []string{"--limit-download", "0", "--s3-addressing", "host"}, map[string]string{"PGTROVE_S3_ENDPOINT": "https://env:9000"}, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := storageSettings{LimitUpload: 20_000_000, RetryTime: 90 * time.Second,
+		S3: s3.Options{Endpoint: "https://env:9000", Encrypt: "kms:key", Addressing: s3.AddressHost}}
+	if !reflect.DeepEqual(s.Storage, want) {
+		t.Errorf("got  %+v\nwant %+v", s.Storage, want)
+	}
+	if s, err := load(t, nil, nil, ""); err != nil || !reflect.DeepEqual(s.Storage, storageSettings{RetryTime: defaultRetryTime}) {
+		t.Errorf("defaults are %+v, %v", s.Storage, err)
+	}
+	if s, err := load(t, []string{"--retry-time", "0"}, nil, ""); err != nil || s.Storage.RetryTime != 0 {
+		t.Errorf("no retries: %+v, %v", s.Storage, err)
+	}
+}
+
 func TestWithoutAnySettingThereAreDefaults(t *testing.T) {
 	s, err := load(t, nil, nil, "")
 	if err != nil {
@@ -100,6 +129,15 @@ func TestWrongSettingsAreUsageErrorsThatNameThem(t *testing.T) {
 		{"no jobs", "", nil, map[string]string{"PGTROVE_JOBS": "0"}, `"0"`},
 		{"two keys", "", []string{"--key-file", "/k", "--password-file", "/p"}, nil, "give one"},
 		{"two passphrases", "", nil, map[string]string{"PGTROVE_PASSWORD": "x", "PGTROVE_PASSWORD_FILE": "/p"}, "give one"},
+		{"another scheme", "", []string{"--repo", "ftp://host/repo"}, nil, "s3://bucket/prefix"},
+		{"another scheme with an account", "", []string{"--repo", "sftp://joe:hidden@host/repo"}, nil, "s3://bucket/prefix"},
+		{"bucket that cannot be", "", []string{"--repo", "s3://x/repo"}, nil, `bucket "x"`},
+		{"keys in the bucket's place", "", []string{"--repo", "s3://id:hidden@bucket/repo"}, nil, "bucket"},
+		{"retry time", "", []string{"--retry-time", "soon"}, nil, `retry-time "soon"`},
+		{"negative retry time", "", nil, map[string]string{"PGTROVE_RETRY_TIME": "-1s"}, `retry-time "-1s"`},
+		{"limit", "", []string{"--limit-upload", "fast"}, nil, `limit-upload "fast"`},
+		{"limit that stands still", "limit-download = '1kB'\n", nil, nil, `limit-download "1kB"`},
+		{"relative CA file", "s3-ca-file = 'ca.pem'\n", nil, nil, "absolute path"},
 		{"password in URL", "", []string{"--dsn", "postgres://joe:hidden@host/db"}, nil, "password"},
 		{"password in keywords", "", []string{"--dsn", "host=h password = hidden"}, nil, "password"},
 		{"password in query", "", []string{"--dsn", "postgres://h/db?user=joe&password=hidden"}, nil, "password"},

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/pgtrove/pgtrove/repo"
 )
 
 // parseSize reads an amount of bytes: 500MB in powers of 1000, 2GiB in powers of 1024; without a unit it is bytes.
@@ -47,4 +49,17 @@ func parsePercent(text string) (float64, error) {
 		return 0, fmt.Errorf("%q: give a share from 0%% to 100%%", text)
 	}
 	return n / 100, nil
+}
+
+// parseDays reads a number of whole days, 14d; nothing is 0.
+func parseDays(text string) (int, error) {
+	if text == "" {
+		return 0, nil
+	}
+	number, ok := strings.CutSuffix(text, "d")
+	n, err := strconv.Atoi(number)
+	if !ok || err != nil || n < 1 || n > repo.MaxObjectLockDays {
+		return 0, fmt.Errorf("%q: give a number of days such as 14d", text)
+	}
+	return n, nil
 }

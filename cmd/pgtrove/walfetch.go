@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pgtrove/pgtrove/internal/durable"
 	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/walarchive"
 )
 
@@ -40,11 +42,11 @@ func (a *app) walFetch(ctx context.Context, name, path string) error {
 	if err != nil {
 		return fmt.Errorf("fetch %s: %w", name, err)
 	}
-	archive, err := a.openArchive(ctx, system)
-	if err != nil {
-		return fmt.Errorf("fetch %s: %w", name, err)
-	}
-	_, content, err := archive.Fetch(ctx, name)
+	var content []byte
+	err = a.withArchive(ctx, "fetch "+name, system, func(archive walarchive.Archive) (err error) {
+		_, content, err = archive.Fetch(ctx, name)
+		return err
+	})
 	if errors.Is(err, walarchive.ErrNotExist) {
 		return classified{fmt.Errorf("fetch %s: not in the archive of cluster %s, system %s", name, a.settings.clusterName(), system), errAbsentFile}
 	}
@@ -58,15 +60,31 @@ func (a *app) walFetch(ctx context.Context, name, path string) error {
 	return nil
 }
 
-// openArchive opens the repository for one WAL file, as PostgreSQL asks for it: nobody is there to be asked for
-// anything, and it has to take milliseconds.
-func (a *app) openArchive(ctx context.Context, system pg.SystemID) (walarchive.Archive, error) {
+// withArchive opens the repository for one WAL file, as PostgreSQL asks for it: nobody is there to be asked for
+// anything, and it has to take milliseconds. do may run twice: see withOpened. what begins the message where it does not come to do.
+func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, do func(walarchive.Archive) error) error {
 	a.unattended = true
-	r, err := a.openRepository(ctx)
+	name, err := a.repositoryName()
 	if err != nil {
-		return walarchive.Archive{}, err
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	return walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system}, nil
+	store, place, err := a.openStorage(ctx, name)
+	if err != nil {
+		return fmt.Errorf("%s: open repository %s: %w", what, name, err)
+	}
+	cache := openedCache{now: time.Now}
+	if dir := a.cacheDir(); place != "" && dir != "" {
+		cache.dir = filepath.Join(dir, "opened")
+	}
+	var did error
+	err = a.withOpened(ctx, cache, name, place, store, func(r *repo.Repo) error {
+		did = do(walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system})
+		return did
+	})
+	if err != nil && (did == nil || !errors.Is(err, did)) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return err
 }
 
 var errNoDataDirectory = errors.New("no data directory with global/pg_control")

@@ -63,12 +63,10 @@ func (a *app) walPush(ctx context.Context, path string) error {
 	if file.Info != nil {
 		facts, system = a.factsOf(file.Info, err), file.Info.SystemID
 	}
-	archive, err := a.openArchive(ctx, system)
-	if err != nil {
-		return fmt.Errorf("archive %s: %w", name, err)
-	}
-	_, err = a.push(ctx, archive, name, file.Data, facts)
-	return err
+	return a.withArchive(ctx, "archive "+name, system, func(archive walarchive.Archive) error {
+		_, err := a.push(ctx, archive, name, file.Data, facts)
+		return err
+	})
 }
 
 // judgeSegment makes sure that a segment read from the server is what it should be.

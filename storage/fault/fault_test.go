@@ -3,6 +3,7 @@ package fault_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +15,19 @@ import (
 
 func TestConformance(t *testing.T) {
 	storagetest.Run(t, func(*testing.T) storage.Store { return fault.New(mem.New(nil), nil) })
+}
+
+func TestAnOutageIsToldAsOne(t *testing.T) {
+	storagetest.RunOutage(t, func(*testing.T) (storage.Store, storagetest.Switch) {
+		var away atomic.Bool
+		s := fault.New(mem.New(nil), func(fault.Op) fault.Action {
+			if away.Load() {
+				return fault.Action{Before: storage.ErrUnreachable}
+			}
+			return fault.Action{}
+		})
+		return s, storagetest.Switch{Away: func() { away.Store(true) }, Back: func() { away.Store(false) }}
+	})
 }
 
 var errBoom = errors.New("boom")

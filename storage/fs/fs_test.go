@@ -94,6 +94,22 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+func TestAnOutageIsToldAsOne(t *testing.T) {
+	storagetest.RunOutage(t, func(t *testing.T) (storage.Store, storagetest.Switch) {
+		root := filepath.Join(t.TempDir(), "repo")
+		s, err := fs.Create(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		move := func(from, to string) {
+			if err := os.Rename(from, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return s, storagetest.Switch{Away: func() { move(root, root+".away") }, Back: func() { move(root+".away", root) }}
+	})
+}
+
 func TestModesDoNotDependOnTheUmask(t *testing.T) {
 	for _, umask := range []int{0, 0o022, 0o777} {
 		func() {

@@ -152,6 +152,13 @@ func testRanges(t *testing.T, s *suite) {
 
 func testGetAppends(t *testing.T, s *suite) {
 	s.put("k", "world")
+	s.put("empty", "")
+	for key, r := range map[string]storage.Range{"k": {Off: 5}, "empty": {Off: -3}} {
+		got, err := s.Get(t.Context(), key, r, []byte("hello "))
+		if err != nil || string(got) != "hello " {
+			t.Fatalf("Get %s %+v, where nothing is: %q, %v", key, r, got, err)
+		}
+	}
 	for _, room := range []int{0, 3, 5, 100} {
 		dst := append(make([]byte, 0, 6+room), "hello "...)
 		got, err := s.Get(t.Context(), "k", storage.Range{}, dst)
@@ -247,6 +254,18 @@ func testListThousands(t *testing.T, s *suite) {
 	s.put("wam", "not below")
 	slices.Sort(want)
 	s.wantList("wal/", want...)
+	for _, at := range []int{999, 1000, 1001, 2000} { // where a page ends, an end of the context must not look like the listing's
+		ctx, cancel := context.WithCancel(t.Context())
+		n := 0
+		err := s.List(ctx, "wal/", func(storage.Info) error {
+			if n++; n == at {
+				cancel()
+			}
+			return nil
+		})
+		cancel()
+		s.wantErr(fmt.Sprintf("List, cancelled at object %d", at), err, context.Canceled)
+	}
 }
 
 func testListCallbackError(t *testing.T, s *suite) {

@@ -184,7 +184,7 @@ func build() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cache, err := setupScript("cache-dir.sh")
+	cache, err := SetupScript("cache-dir.sh")
 	if err != nil {
 		return "", err
 	}

@@ -182,8 +182,8 @@ func moduleRoot() (string, error) {
 	}
 }
 
-// setupScript runs a script of test/setup and returns the path that it prints.
-func setupScript(name string, args ...string) (string, error) {
+// SetupScript runs a script of test/setup and returns the path that it prints.
+func SetupScript(name string, args ...string) (string, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err

@@ -17,10 +17,10 @@ const (
 	lastPort  = 31999
 )
 
-// reservePort finds a TCP port that nobody listens on and that no other test
+// ReservePort finds a TCP port that nobody listens on and that no other test
 // program has reserved: the returned file holds a lock until it is closed, and
 // a program that dies gives its locks back.
-func reservePort() (int, *os.File, error) {
+func ReservePort() (int, *os.File, error) {
 	dir := filepath.Join(os.TempDir(), "pgtrove-test-ports-"+strconv.Itoa(os.Getuid()))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, nil, err

@@ -120,7 +120,7 @@ func Adopt(t testing.TB, version, dir string) *Server {
 
 func prepare(t testing.TB, version, dataDir string) *Server {
 	t.Helper()
-	bin, err := setupScript("server.sh", version)
+	bin, err := SetupScript("server.sh", version)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func prepare(t testing.TB, version, dataDir string) *Server {
 		t.Fatal(err)
 	}
 	Own(t, s.Home)
-	if s.Port, s.lock, err = reservePort(); err != nil {
+	if s.Port, s.lock, err = ReservePort(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.cleanup)

@@ -109,6 +109,7 @@ if [ "$goal" = test ] || [ "$goal" = bench ]; then
 		echo "setup: adding the system user pgtrove-test" >&2
 		useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin pgtrove-test
 	fi
+	"$here/s3-server.sh" >/dev/null
 fi
 if [ "$goal" = test ]; then
 	for major in 13 14 16 17 18; do "$here/server.sh" $major >/dev/null; done

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pgtrove/pgtrove/internal/durable"
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/storage"
+	"github.com/pgtrove/pgtrove/walarchive"
+)
+
+// openedCache remembers, in files of mode 0600, what opening a repository reads: archive_command and restore_command open it for one object each,
+// and would ask the storage three times before they ask what they are there for. Only wal push and wal fetch use it, and only for storage that
+// costs a request.
+//
+// The files hold no secret: the key bundle in them is sealed as it is in the storage, and takes the identity or passphrase to open. What could
+// do harm is a file about a repository that is not there any more, where another has taken its place: what is pushed with the keys of the
+// old one nobody can read, and its name is taken for good. So a file is believed for a minute; then the repository's config is read again, and if
+// that is not byte for byte the one in the file, the repository is opened anew. A new repository with an identity of its own is noticed at
+// once, since that does not open the old bundle.
+type openedCache struct {
+	dir string // "" is none
+	now func() time.Time
+}
+
+const (
+	// believed is for how long nobody asks whether the repository is still the same. It bounds what is pushed in vain after another has taken
+	// its place under the same passphrase, and how long an emptied bucket is taken for an archive that has ended.
+	believed = time.Minute
+	// reopened is when the bundle is read again: there may be a newer one.
+	reopened = 24 * time.Hour
+)
+
+// openedFile is the content, with a hash of the rest: a rotten file must not look like a damaged repository.
+type openedFile struct {
+	Version int       `json:"version"`
+	Place   string    `json:"place"` // of the storage
+	Read    time.Time `json:"read"`  // when config and bundle were
+	Config  []byte    `json:"config"`
+	Bundle  []byte    `json:"bundle"`
+	Sum     string    `json:"sha256"`
+}
+
+func (f openedFile) sum() string {
+	h := sha256.New()
+	_, _ = fmt.Fprintf(h, "%d %q %d %d ", f.Version, f.Place, f.Read.UnixNano(), len(f.Config))
+	h.Write(f.Config)
+	h.Write(f.Bundle)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func (c openedCache) path(place string) string {
+	sum := sha256.Sum256([]byte(place))
+	return filepath.Join(c.dir, hex.EncodeToString(sum[:16]))
+}
+
+// find gives what is known of the repository at place, and whether that was seen to be so a moment ago; nil if there is nothing to rely on.
+func (c openedCache) find(place string) (o *repo.Opening, fresh bool) {
+	if c.dir == "" {
+		return nil, false
+	}
+	path := c.path(place)
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+		return nil, false
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, false
+	}
+	var f openedFile
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if d.Decode(&f) != nil || f.Version != 1 || f.Place != place || f.Sum != f.sum() {
+		return nil, false
+	}
+	if age := c.now().Sub(f.Read); age < 0 || age >= reopened {
+		return nil, false
+	}
+	age := c.now().Sub(info.ModTime())
+	return &repo.Opening{Config: f.Config, Bundle: f.Bundle}, age >= 0 && age < believed
+}
+
+// keep remembers. Where that fails the next call asks more, which is no reason to fail this one.
+func (c openedCache) keep(place string, o repo.Opening) {
+	if c.dir == "" {
+		return
+	}
+	f := openedFile{Version: 1, Place: place, Read: c.now().UTC(), Config: o.Config, Bundle: o.Bundle}
+	f.Sum = f.sum()
+	text, err := json.Marshal(f)
+	if err == nil && os.MkdirAll(c.dir, 0o700) == nil && durable.Replace(c.path(place), 0o600, text) == nil {
+		c.confirm(place)
+	}
+}
+
+// confirm notes that the repository was just seen to be the one in the file. It sets the time itself: a file server has a clock of its own.
+func (c openedCache) confirm(place string) { _ = os.Chtimes(c.path(place), c.now(), c.now()) }
+
+func (c openedCache) forget(place string) {
+	if c.dir != "" {
+		_ = os.Remove(c.path(place))
+	}
+}
+
+// withOpened runs do with the repository in store, opened by what is known of it or else anew. If do fails in a way that another
+// repository in its place, or another bundle, would explain, it runs again with the repository as it is: do must be of a kind that this does no harm.
+func (a *app) withOpened(ctx context.Context, c openedCache, name, place string, store storage.Store, do func(*repo.Repo) error) error {
+	r, err := a.reopen(ctx, c, place, store)
+	if err != nil {
+		return fmt.Errorf("open repository %s: %w", name, err)
+	}
+	if r != nil {
+		if err := do(r); !outdated(err) {
+			return err
+		}
+		c.forget(place)
+	}
+	if r, err = a.openIn(ctx, name, store); err != nil {
+		return err
+	}
+	c.keep(place, r.Opening())
+	return do(r)
+}
+
+// reopen gives the repository by what is known of it, nil if that is nothing to rely on.
+func (a *app) reopen(ctx context.Context, c openedCache, place string, store storage.Store) (*repo.Repo, error) {
+	o, fresh := c.find(place)
+	if o == nil {
+		return nil, nil
+	}
+	ids, err := a.identities(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	r, err := repo.Reopen(store, *o, ids...)
+	if err != nil {
+		c.forget(place)
+		return nil, nil // whatever is wrong, opening it anew will tell
+	}
+	a.obey(r.Config())
+	if fresh {
+		return r, nil
+	}
+	same, err := repo.Current(ctx, store, *o)
+	if err != nil {
+		return nil, err
+	}
+	if !same {
+		c.forget(place)
+		return nil, nil
+	}
+	c.confirm(place)
+	return r, nil
+}
+
+// outdated says whether err may come of a repository or a bundle that is not the present one.
+func outdated(err error) bool {
+	return errors.Is(err, repo.ErrDamaged) || errors.Is(err, walarchive.ErrDamaged) || errors.Is(err, keys.ErrRole)
+}

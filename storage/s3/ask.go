@@ -1,0 +1,48 @@
+package s3
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+)
+
+// IsNoBucket says whether err is the storage's word that there is no such bucket.
+func IsNoBucket(err error) bool {
+	var r minio.ErrorResponse
+	return errors.As(err, &r) && r.Code == "NoSuchBucket"
+}
+
+// IsLasting says whether err, though of class storage.ErrUnreachable, is one that waiting does not mend: the storage answers, and is not the one
+// that was meant. For retry.Options.
+func IsLasting(err error) bool {
+	var r minio.ErrorResponse
+	if !errors.As(err, &r) {
+		return false
+	}
+	switch r.Code {
+	case "NoSuchBucket", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
+		return true
+	}
+	return false
+}
+
+// IsThrottled says whether err means that the storage has too much to do. For how long, it does not say: the library drops that header.
+// For retry.Options.
+func IsThrottled(err error) (time.Duration, bool) {
+	var r minio.ErrorResponse
+	if !errors.As(err, &r) {
+		return 0, false
+	}
+	switch r.Code {
+	case "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "ServiceUnavailable":
+		return 0, true
+	}
+	return 0, r.StatusCode == http.StatusServiceUnavailable || r.StatusCode == http.StatusTooManyRequests
+}
+
+// Place tells this storage from every other one: endpoint, bucket and prefix. It holds no secret.
+func (s *Store) Place() string {
+	return s.core.Client.EndpointURL().String() + "/" + s.bucket + "/" + s.prefix
+}

@@ -1,0 +1,198 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/encrypt"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
+
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// Options say which storage is meant and how to talk to it. All but Location may be empty: then the AWS_* environment and the shared config file
+// say it, as they do for AWS's own tools, and else it has the default given here.
+type Options struct {
+	Location Location
+	Endpoint string // URL; AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, endpoint_url of the profile; default AWS
+	// Region: AWS_REGION, AWS_DEFAULT_REGION, region of the profile; default us-east-1, and on AWS what a request for the bucket's
+	// location answers, once for each Store.
+	Region       string
+	Profile      string // AWS_PROFILE; default "default". One that is named here comes before keys in the environment
+	Credentials  Credentials
+	Addressing   Addressing
+	CAFile       string // PEM; AWS_CA_BUNDLE, ca_bundle of the profile; default the system's
+	StorageClass string // of what is written; default the bucket's
+	// Encrypt is what the server encrypts with: "" (the bucket's default), "s3" (SSE-S3), "kms" (SSE-KMS with AWS's key), or "kms:KEY".
+	Encrypt string
+	// Checksum that every PUT carries: "crc32c" (default), "md5", or "none", which is the default with
+	// AWS_REQUEST_CHECKSUM_CALCULATION=when_required.
+	Checksum string
+	// ObjectLock is for how long nobody may delete what is written (governance mode); 0: no retention but what the bucket sets.
+	ObjectLock time.Duration
+	// Patience is how long a connection may stand still before it counts as lost. 0: a minute.
+	Patience time.Duration
+	// Wrap stands between the library and the network, and may take its time (storage/limit). nil: nothing does.
+	Wrap func(http.RoundTripper) http.RoundTripper
+}
+
+// Addressing says where the bucket stands in a request.
+type Addressing string
+
+// The ways to name a bucket. The zero value is AddressPath for all endpoints but those of AWS.
+const (
+	AddressAuto Addressing = ""
+	AddressPath Addressing = "path" // https://host/bucket/key
+	AddressHost Addressing = "host" // https://bucket.host/key
+)
+
+// Open makes ready to use the storage; it does not look whether bucket or objects are there. It fetches credentials where these come from a
+// service, and sends nothing to the storage itself.
+//
+// Errors: ErrOptions, for settings that cannot work; storage.ErrDenied, when nobody gives credentials; storage.ErrUnreachable, when the service
+// that gives them does not answer. None holds a secret.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	p, err := loadProfile(o.Profile)
+	if err != nil {
+		return nil, err
+	}
+	put, err := o.putSettings()
+	if err != nil {
+		return nil, err
+	}
+	endpoint, err := o.endpoint(p)
+	if err != nil {
+		return nil, err
+	}
+	lookup, err := o.lookup(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	patience := o.Patience
+	if patience == 0 {
+		patience = defaultPatience
+	}
+	transport, err := newTransport(first(o.CAFile, os.Getenv("AWS_CA_BUNDLE"), p.get("ca_bundle")), patience)
+	if err != nil {
+		return nil, err
+	}
+	if o.Wrap != nil {
+		transport = o.Wrap(transport)
+	}
+	region := o.region(p, endpoint)
+	keys, err := findCredentials(ctx, o, p, region)
+	if err != nil {
+		return nil, openError(ctx, o.Location, err)
+	}
+	secure := endpoint.Scheme == "https"
+	core, err := minio.NewCore(endpoint.Host, &minio.Options{
+		Creds: keys, Secure: secure, Transport: transport, Region: region, BucketLookup: lookup,
+		MaxRetries: 1, // storage's callers know what a repeated call may find; the library does not
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: endpoint: %w", ErrOptions, err)
+	}
+	core.SetS3EnableDualstack(os.Getenv("AWS_USE_DUALSTACK_ENDPOINT") == "true")
+	s := &Store{core: *core, bucket: o.Location.Bucket, put: put}
+	s.put.sign = !secure
+	if o.Location.Prefix != "" {
+		s.prefix = o.Location.Prefix + "/"
+	}
+	return s, nil
+}
+
+func openError(ctx context.Context, l Location, err error) error {
+	if errors.Is(err, ErrOptions) {
+		return err
+	}
+	return wrap(ctx, "open", l.String(), err)
+}
+
+// endpoint is where requests go: scheme and host.
+func (o Options) endpoint(p profile) (*url.URL, error) {
+	s := first(o.Endpoint, os.Getenv("AWS_ENDPOINT_URL_S3"), os.Getenv("AWS_ENDPOINT_URL"))
+	if s == "" && os.Getenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") != "true" {
+		s = first(p.s3["endpoint_url"], p.get("endpoint_url"))
+	}
+	if s == "" {
+		return &url.URL{Scheme: "https", Host: "s3.amazonaws.com"}, nil
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("%w: the endpoint is no URL of the form https://host:port", ErrOptions) // and may hold a password
+	case u.User != nil:
+		return nil, fmt.Errorf("%w: keys do not belong into the endpoint's URL", ErrOptions)
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("%w: the endpoint %s has more than scheme, host and port", ErrOptions, u.Redacted())
+	}
+	return u, nil
+}
+
+func (o Options) region(p profile, endpoint *url.URL) string {
+	r := first(o.Region, os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION"), p.get("region"), s3utils.GetRegionFromURL(*endpoint))
+	if r == "" && !s3utils.IsAmazonEndpoint(*endpoint) {
+		return "us-east-1"
+	}
+	return r
+}
+
+func (o Options) lookup(endpoint *url.URL) (minio.BucketLookupType, error) {
+	switch o.Addressing {
+	case AddressPath:
+		return minio.BucketLookupPath, nil
+	case AddressHost:
+		return minio.BucketLookupDNS, nil
+	case AddressAuto:
+		if s3utils.IsAmazonEndpoint(*endpoint) {
+			return minio.BucketLookupAuto, nil
+		}
+		return minio.BucketLookupPath, nil
+	}
+	return 0, fmt.Errorf("%w: addressing %q: want %q or %q", ErrOptions, o.Addressing, AddressPath, AddressHost)
+}
+
+// putSettings is how objects are written, less what depends on the endpoint.
+func (o Options) putSettings() (putSettings, error) {
+	s := putSettings{class: o.StorageClass, lock: o.ObjectLock, checksum: o.Checksum}
+	if o.ObjectLock < 0 {
+		return s, fmt.Errorf("%w: object lock of %s", ErrOptions, o.ObjectLock)
+	}
+	switch s.checksum {
+	case "":
+		s.checksum = checksumCRC32C
+		if os.Getenv("AWS_REQUEST_CHECKSUM_CALCULATION") == "when_required" {
+			s.checksum = checksumNone
+		}
+	case checksumCRC32C, checksumMD5, checksumNone:
+	default:
+		return s, fmt.Errorf("%w: checksum %q: want %s, %s or %s", ErrOptions, o.Checksum, checksumCRC32C, checksumMD5, checksumNone)
+	}
+	if s.lock > 0 && s.checksum == checksumNone {
+		s.checksum = checksumMD5 // S3 takes no object with a retention without one
+	}
+	kind, key, _ := strings.Cut(o.Encrypt, ":")
+	var err error
+	switch {
+	case o.Encrypt == "":
+	case o.Encrypt == "s3":
+		s.encrypt = encrypt.NewSSE()
+	case kind == "kms":
+		s.encrypt, err = encrypt.NewSSEKMS(key, nil)
+	default:
+		err = fmt.Errorf("%q: want s3, kms or kms:KEY", o.Encrypt)
+	}
+	if err != nil {
+		return s, fmt.Errorf("%w: encryption: %w", ErrOptions, err)
+	}
+	return s, nil
+}
+
+var _ storage.Store = (*Store)(nil)
