@@ -360,21 +360,15 @@ func (b *backupRun) shortcomings() error {
 // there is none, archived WAL does.
 func checkSystem(ctx context.Context, r *repo.Repo, name string, cluster *pgsource.Cluster, accept bool) error {
 	ours := archiveKey{name, cluster.Info().SystemID}
-	var theirs archiveKey
-	err := r.NewestCommits(ctx, name, func(c repo.Commit) (bool, error) {
-		m, err := parseCommit(c)
-		if err == nil {
-			theirs = archiveOf(m)
-		}
-		return err == nil, nil
-	})
+	newest, err := newestSnapshot(ctx, r, name, func(*snapshot.Manifest) bool { return true })
 	if err != nil {
 		return err
 	}
-	if theirs == (archiveKey{}) {
-		if theirs, err = archivedSystem(ctx, r, ours); err != nil {
-			return err
-		}
+	var theirs archiveKey
+	if newest != nil {
+		theirs = archiveOf(newest)
+	} else if theirs, err = archivedSystem(ctx, r, ours); err != nil {
+		return err
 	}
 	if theirs == (archiveKey{}) || theirs == ours || accept {
 		return nil

@@ -96,18 +96,7 @@ func (b *backupRun) chooseParent(ctx context.Context, s *repo.Session) (*snapsho
 // newestSeen returns the newest snapshot of a cluster and system that the session's view knows; nil if there is none. The view was loaded
 // before the server made its checkpoint: what another host has committed under the same name since is not in it, and would look lost.
 func newestSeen(ctx context.Context, r *repo.Repo, s *repo.Session, cluster string, system pg.SystemID) (*snapshot.Manifest, error) {
-	var parent *snapshot.Manifest
-	err := r.NewestCommits(ctx, cluster, func(c repo.Commit) (bool, error) {
-		if !s.Saw(c.ID) {
-			return false, nil
-		}
-		m, err := parseCommit(c)
-		if err == nil && m.Server.SystemID == system {
-			parent = m
-		}
-		return parent != nil, nil
-	})
-	return parent, err
+	return newestSnapshot(ctx, r, cluster, func(m *snapshot.Manifest) bool { return s.Saw(m.ID) && m.Server.SystemID == system })
 }
 
 // loadParent reads the parent's listing. One that is damaged is as if there were none: this backup may be what repairs the loss.

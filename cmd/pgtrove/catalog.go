@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"slices"
 
 	"github.com/pgtrove/pgtrove/repo"
@@ -42,6 +43,33 @@ func loadCatalog(ctx context.Context, r *repo.Repo, cluster string) (*catalog, e
 
 // hidden says whether a snapshot is forgotten: only a pin brings it back, and the next prune removes it.
 func hidden(c repo.Commit) bool { return c.Forgotten && !c.Pinned }
+
+// lookedAt is how many of the newest snapshots newestSnapshot reads at least: one that began earlier may have ended later.
+const lookedAt = 3
+
+// newestSnapshot returns, of the snapshots of a cluster that wants says yes to, the one that ended last; nil if there is none. It reads only the
+// sessions that began last, all those of one second together, since their names do not tell which came first.
+func newestSnapshot(ctx context.Context, r *repo.Repo, cluster string, wants func(*snapshot.Manifest) bool) (*snapshot.Manifest, error) {
+	var found []*snapshot.Manifest
+	second, read := "", 0
+	err := r.NewestCommits(ctx, cluster, func(c repo.Commit) (bool, error) {
+		began, _, _ := strings.Cut(c.ID, "-")
+		if len(found) > 0 && read >= lookedAt && began != second {
+			return true, nil
+		}
+		second = began
+		read++
+		if m, err := parseCommit(c); err == nil && wants(m) {
+			found = append(found, m)
+		}
+		return false, nil
+	})
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	snapshot.SortByStop(found)
+	return found[len(found)-1], nil
+}
 
 // parseCommit makes sure that the manifest stands where it says.
 func parseCommit(c repo.Commit) (*snapshot.Manifest, error) {
