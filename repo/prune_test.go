@@ -194,27 +194,16 @@ func TestAFencedSessionIsContinuedWithWhatItUploaded(t *testing.T) {
 	f := newFixture(t)
 	r := f.open(t, f.store)
 	data := pieces(4, 40)
-	store := func(ctx context.Context, s *Session, data [][]byte) (ids []chunk.ID) {
-		w, err := s.NewWriter()
-		must(t, err)
-		for _, b := range data {
-			id, err := w.Bytes(ctx, b)
-			must(t, err)
-			ids = append(ids, id)
-		}
-		must(t, s.Flush(ctx))
-		return ids
-	}
 	o := options()
 	err := r.Write(t.Context(), o, func(ctx context.Context, s *Session) error {
 		o.Former = s.ID()
-		store(ctx, s, data[:30])
+		putAll(ctx, t, s, data[:30])
 		fencing := pruning()
 		fencing.FenceAfter = time.Minute
 		if report := prune(t, r, fencing); len(report.Fenced) != 1 {
 			t.Fatalf("%+v", report)
 		}
-		store(ctx, s, data[30:]) // it does not know yet
+		putAll(ctx, t, s, data[30:]) // it does not know yet
 		return s.Commit(ctx, []byte("[]"))
 	})
 	if !errors.Is(err, ErrFenced) {
@@ -223,15 +212,13 @@ func TestAFencedSessionIsContinuedWithWhatItUploaded(t *testing.T) {
 	var added Added
 	var ids []chunk.ID
 	must(t, r.Write(t.Context(), o, func(ctx context.Context, s *Session) error {
-		ids = store(ctx, s, data)
+		ids = putAll(ctx, t, s, data)
 		prune(t, r, pruning()) // condemns what the first one left
 		var b *BlockedError
 		if _, err := r.Prune(ctx, pruning()); !errors.As(err, &b) {
 			t.Fatalf("a run did not wait: %v", err)
 		}
-		manifest, err := json.Marshal(ids)
-		must(t, err)
-		must(t, s.Commit(ctx, manifest))
+		must(t, commitIDs(ctx, s, ids))
 		added = s.Added()
 		return nil
 	}))
