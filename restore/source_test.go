@@ -22,7 +22,7 @@ func movingCluster(t *testing.T) (*cluster, *snapshot.Manifest) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(11, 12))
 	c := newCluster(t)
-	c.repo.limit = 400_000
+	c.repo.limit = 200_000
 	for i := range 6 {
 		c.files[fmt.Sprintf("data/base/1/%d", i)] = pages(r, 20+r.IntN(60))
 	}
@@ -52,7 +52,7 @@ func runFrom(t *testing.T, c *cluster, v *moving, m *snapshot.Manifest, jobs int
 func TestARestoreGoesOnWhenPrunesMovePacksMeanwhile(t *testing.T) {
 	c, m := movingCluster(t)
 	whole := newMoving(c.repo)
-	if err := runFrom(t, c, whole, m, 1); err != nil || whole.reads < 10 {
+	if err := runFrom(t, c, whole, m, 1); err != nil || whole.reads < 6 {
 		t.Fatalf("%d reads: %v", whole.reads, err)
 	}
 	for _, jobs := range []int{1, 3} {
