@@ -42,6 +42,8 @@ type Options struct {
 	TLS bool // with a certificate of its own: CAFile
 	// Versions lets buckets keep every version of an object, which retention (Locked) needs.
 	Versions bool
+	// Log keeps a line for each request, which Requests counts.
+	Log bool
 }
 
 // Account is a key and its secret.
@@ -130,6 +132,9 @@ func (s *Server) Start() {
 	}
 	if s.frozen {
 		args = append(args, "--readonly")
+	}
+	if s.opts.Log {
+		args = append(args, "--access-log", s.accessLog())
 	}
 	args = append(args, "posix")
 	if s.opts.Versions {

@@ -123,3 +123,18 @@ func TestServerDiesWithItsTestProgram(t *testing.T) {
 		}
 	}
 }
+
+func TestRequestsAreCounted(t *testing.T) {
+	s := s3test.New(t, s3test.Options{Log: true})
+	bucket := s.Bucket()
+	before := s.Requests()
+	store := s.Store(bucket, "", s.Root)
+	for _, key := range []string{"a", "b"} {
+		if err := store.Put(t.Context(), key, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.Requests() - before; n != 2 {
+		t.Errorf("two puts were %d requests", n)
+	}
+}
