@@ -80,10 +80,8 @@ func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byt
 	switch {
 	case errors.Is(readErr, storage.ErrNotExist):
 		return 0, fmt.Errorf("write %s: %w", key, err)
-	case readErr != nil && errors.Is(err, storage.ErrExist):
-		return 0, readErr
 	case readErr != nil:
-		return 0, fmt.Errorf("write %s: %w", key, err)
+		return 0, fmt.Errorf("write %s: %w", key, inDispute(err, readErr))
 	case subtle.ConstantTimeCompare(there.mac[:], h.mac[:]) == 1 && there.size == h.size:
 		return StoredSame, nil
 	}

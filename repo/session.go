@@ -312,15 +312,26 @@ func (r *Repo) end(ctx context.Context, key string, o *outcome) error {
 	if err == nil {
 		return nil
 	}
-	// Taken, or our own answer was lost: the nonce tells.
+	// Taken, or our own answer was lost: the nonce tells. A fence may be gone already: the prune that resolves the session deletes it.
 	there, readErr := r.outcome(ctx, key)
 	switch {
+	case errors.Is(readErr, storage.ErrNotExist) && errors.Is(err, storage.ErrExist):
+		return ErrFenced
 	case readErr != nil:
-		return err
+		return inDispute(err, readErr)
 	case there.Nonce != o.Nonce:
 		return ErrFenced
 	}
 	return nil
+}
+
+// inDispute is what to say of a Put that failed with err, where reading what stands under the name failed too: that the name is taken says
+// nothing as long as it is not known by whom.
+func inDispute(err, readErr error) error {
+	if errors.Is(err, storage.ErrExist) {
+		return readErr
+	}
+	return err
 }
 
 // confirm makes sure that the commit counts (W5). A session that is gone was fenced, and its outcome deleted too, before the

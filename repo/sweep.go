@@ -33,7 +33,7 @@ func (p *pruner) publish(ctx context.Context) error {
 	case errors.Is(readErr, storage.ErrNotExist) && errors.Is(err, storage.ErrExist):
 		return ErrOvertaken
 	case readErr != nil:
-		return fmt.Errorf("write %s: %w", key, err)
+		return fmt.Errorf("write %s: %w", key, inDispute(err, readErr))
 	}
 	if err := json.Unmarshal(there, &g); err != nil {
 		return fmt.Errorf("%w: %s", ErrDamaged, key)
@@ -161,7 +161,7 @@ func (p *pruner) delete(ctx context.Context, keys []string) error {
 			if errors.Is(err, storage.ErrDenied) {
 				mu.Lock()
 				defer mu.Unlock()
-				p.report.Locked = append(p.report.Locked, key)
+				p.report.Locked, p.report.LockedErr = append(p.report.Locked, key), err
 				return nil
 			}
 			return err
