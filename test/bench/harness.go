@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,6 +29,7 @@ type bench struct {
 const failed = "bench failed"
 
 func (b *bench) Helper()                           {}
+func (b *bench) Context() context.Context          { return context.Background() }
 func (b *bench) Failed() bool                      { return false }
 func (b *bench) Logf(format string, args ...any)   { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 func (b *bench) Errorf(format string, args ...any) { b.Logf(format, args...) }

@@ -46,6 +46,7 @@ func sections() []section {
 		{"first", "first backup, beside pgBackRest's full", measureFirst},
 		{"increment", "increment, beside pgBackRest's incremental and restic", measureIncrement},
 		{"summaries", "increment with and without WAL summaries", measureSummaries},
+		{"remote", "the same over S3, and the requests", measureRemote},
 		{"metadata", "metadata of a row of snapshots", measureMetadata},
 		{"scale", "a simulated cluster of 1 TB", measureScale},
 		{"prune", "prune of 200 snapshots of a simulated cluster of 1 TB", measurePrune},

@@ -162,7 +162,15 @@ func spread(values []float64) string {
 // asked says what was wanted of a figure, and whether it is so.
 func asked(value, most float64) string {
 	if value <= most {
-		return fmt.Sprintf("at most %.2f: met", most)
+		return fmt.Sprintf("at most %s: met", plain(most))
 	}
-	return fmt.Sprintf("at most %.2f: **missed**", most)
+	return fmt.Sprintf("at most %s: **missed**", plain(most))
+}
+
+// plain is a ratio with two decimals, or a count.
+func plain(value float64) string {
+	if value == float64(int64(value)) && value != 1 {
+		return fmt.Sprintf("%.0f", value)
+	}
+	return fmt.Sprintf("%.2f", value)
 }
