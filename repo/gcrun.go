@@ -27,6 +27,8 @@ type gcRun struct {
 	Bases     []baseRef `json:"bases"`     // the compacted index
 	Sweep     []string  `json:"sweep"`     // packs that this run deletes
 	Condemned []string  `json:"condemned"` // packs that the next run deletes, unless somebody needs them
+	// LockedUntil is until when the storage keeps all that valid snapshots need, at least. Zero: for as long after its Put as config asks.
+	LockedUntil time.Time `json:"locked_until,omitzero"`
 
 	// Made by index: keys of outcomes, and IDs of sessions.
 	valid, expired, resolved map[string]bool

@@ -69,10 +69,13 @@ type PruneReport struct {
 	Repacked  Amount // the part of Condemned of which what is alive was copied
 	Rescued   Amount // condemned by the last run, and needed after all
 
-	Tidied  Amount   // files that writers left half-made when they were killed
-	Locked  []string // objects that the storage refuses to delete
-	Damage  []error  // as long as there is any, no pack is deleted
-	Stopped bool     // a newer run has begun to clean up, so this one left it to that
+	Tidied    Amount   // files that writers left half-made when they were killed
+	Locked    []string // objects that the storage refuses to delete, and why it does so with one of them
+	LockedErr error
+	Damage    []error // as long as there is any, no pack is deleted
+	Stopped   bool    // a newer run has begun to clean up, so this one left it to that
+
+	Locks LockReport
 }
 
 // Unfinished is a session without an outcome.
@@ -120,6 +123,7 @@ type pruner struct {
 	o      PruneOptions
 	report *PruneReport
 
+	start    time.Time               // before everything
 	last     *gcRun                  // P0
 	packs    map[string]int64        // P1: size by key
 	began    map[string]time.Time    // P1: when the storage saw each session announced
@@ -152,7 +156,7 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err e
 	if o.FenceAfter == 0 {
 		o.FenceAfter = defaultFenceAfter
 	}
-	p := &pruner{Repo: r, o: o, report: &PruneReport{}}
+	p := &pruner{Repo: r, o: o, report: &PruneReport{}, start: o.Now()}
 	if p.last, err = r.newestRun(ctx); err != nil { // P0
 		return nil, err
 	}
@@ -180,7 +184,7 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err e
 		return s, &TooMuchError{Swept: s.Swept, Stored: s.Stored, Limit: o.MaxDelete}
 	}
 	if o.DryRun {
-		return p.report, nil
+		return p.report, p.extendLocks(ctx)
 	}
 	if err := p.repack(ctx); err != nil { // P5
 		return nil, err
@@ -189,6 +193,9 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err e
 		return nil, err
 	}
 	if err := p.writeBase(ctx); err != nil { // P6
+		return nil, err
+	}
+	if err := p.extendLocks(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.publish(ctx); err != nil { // P7

@@ -161,7 +161,7 @@ func (p *pruner) delete(ctx context.Context, keys []string) error {
 			if errors.Is(err, storage.ErrDenied) {
 				mu.Lock()
 				defer mu.Unlock()
-				p.report.Locked = append(p.report.Locked, key)
+				p.report.Locked, p.report.LockedErr = append(p.report.Locked, key), err
 				return nil
 			}
 			return err

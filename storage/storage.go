@@ -49,6 +49,22 @@ type Tidier interface {
 	Tidy(ctx context.Context, before time.Time) (files int, bytes int64, err error)
 }
 
+// Locker is a Store that can keep an object from being deleted for a time. A decorator is one whatever is below it: ErrNoLock tells.
+type Locker interface {
+	// Lock makes sure that nobody may delete the object before that time; one that is kept for longer already stays so. On nil it is
+	// durable.
+	// ErrNoLock: the storage has nothing of the kind. ErrDenied: it has, and refuses, for this caller or here. ErrNotExist.
+	Lock(ctx context.Context, key string, until time.Time) error
+}
+
+// Lock is s's, or ErrNoLock where s is no Locker. Decorators pass the call on with it.
+func Lock(ctx context.Context, s Store, key string, until time.Time) error {
+	if l, ok := s.(Locker); ok {
+		return l.Lock(ctx, key, until)
+	}
+	return &Error{Op: "lock", Key: key, Class: ErrNoLock}
+}
+
 // Range is a part of an object, in bytes. The zero value is the whole object.
 //
 // A negative Off means the last -Off bytes, or all of an object that is shorter; Len then limits
@@ -95,6 +111,8 @@ var (
 	ErrReadOnly = errors.New("storage is read-only")
 	// ErrNotEmpty: a place for a new repository holds other things already.
 	ErrNotEmpty = errors.New("not empty")
+	// ErrNoLock: the storage cannot keep objects from being deleted.
+	ErrNoLock = errors.New("storage has no object lock")
 	// ErrKey: the key or prefix breaks the rules of CheckKey. A mistake of the program, not of the storage.
 	ErrKey = errors.New("invalid object key")
 )
@@ -102,7 +120,7 @@ var (
 // Error is what drivers return: which verb failed on which key, the class (one of this package's errors, or
 // nil when the driver cannot tell) and the reason from the system below. errors.Is and errors.As see both.
 type Error struct {
-	Op    string // get, put, list, delete
+	Op    string // get, put, list, delete, lock
 	Key   string // or the prefix of a listing
 	Class error
 	Err   error // may be nil when Class says it all

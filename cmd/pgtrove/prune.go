@@ -195,6 +195,7 @@ func describeSession(u *repo.Unfinished) string {
 
 // shortcomings is the error of a run that did its work, but not all.
 func (p *pruneRun) shortcomings(r *repo.PruneReport) error {
+	refused, hint := refusals(r)
 	if listed, n := listDamage(r.Damage, shownDamage); n > 0 {
 		for _, err := range listed {
 			p.out.line("", "damaged: %v", err)
@@ -202,13 +203,31 @@ func (p *pruneRun) shortcomings(r *repo.PruneReport) error {
 		if more := n - len(listed); more > 0 {
 			p.out.line("", "and %d more; `pgtrove verify` lists them", more)
 		}
+		if refused != "" {
+			p.out.line("", "%s", refused)
+		}
 		err := fmt.Errorf("prune: %s damaged or missing, so no pack is deleted", showCount(int64(n), "thing is", "things are"))
 		return withHint(classified{err, repo.ErrDamaged},
 			"`pgtrove verify` says which snapshots are concerned: repair them (a new backup stores again what the cluster still has), or `pgtrove forget` them")
 	}
-	if n := len(r.Locked); n > 0 {
-		err := incomplete("prune: the storage refused to delete %s, such as %s", showCount(int64(n), "object", "objects"), strings.Join(r.Locked[:min(n, 3)], ", "))
-		return withHint(err, "may this account delete there, and is nothing locked? A later run deletes them")
+	if refused == "" {
+		return nil
 	}
-	return nil
+	return withHint(incomplete("prune: %s", refused), "%s", hint)
+}
+
+// refusals says what the storage refused, and what to do; "" if nothing.
+func refusals(r *repo.PruneReport) (text, hint string) {
+	var said []string
+	if n := len(r.Locked); n > 0 {
+		said = append(said, fmt.Sprintf("the storage refused to delete %s, such as %s (%v)", showCount(int64(n), "object", "objects"),
+			strings.Join(r.Locked[:min(n, 3)], ", "), r.LockedErr))
+		hint = "may this account delete there, and does no policy of the storage forbid it? A later run deletes them"
+	}
+	if l := r.Locks; l.Refused > 0 {
+		said = append(said, fmt.Sprintf("the storage refused to lock %s for longer; what is needed is locked until %s at least, and not beyond (%v)",
+			showCount(int64(l.Refused), "object", "objects"), showTime(l.Until), l.Err))
+		hint = "the account that prunes needs s3:PutObjectRetention and s3:GetObjectRetention there. The next run tries again"
+	}
+	return strings.Join(said, "; and "), hint
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -96,6 +97,40 @@ func TestThePruneReportSaysWhatWasDoneAndWhatWouldBe(t *testing.T) {
 	}
 	if got := say(false, &repo.BlockedError{}); got != "" { // the error says all
 		t.Errorf("a blocked run says\n%s", got)
+	}
+}
+
+func TestThePruneReportSaysWhatBecameOfLocks(t *testing.T) {
+	day := time.Date(2026, 12, 5, 0, 0, 0, 0, time.UTC)
+	good := &repo.PruneReport{Locks: repo.LockReport{Until: day, Extended: 1234}}
+	if got := pruneText(good, 0); !strings.Contains(got, "\n  locked until 2026-12-05 00:00:00Z: 1234 objects, ") {
+		t.Error(got)
+	}
+	p := &pruneRun{app: newApp()}
+	if err := p.shortcomings(good); err != nil {
+		t.Error(err)
+	}
+	j, err := json.Marshal(pruneResult(good, nil).Lock)
+	if err != nil || string(j) != `{"until":"2026-12-05T00:00:00Z","extended":1234,"not_extended":0}` {
+		t.Errorf("%s, %v", j, err)
+	}
+	if j, err = json.Marshal(pruneResult(&repo.PruneReport{}, nil).Lock); err != nil || string(j) != `{"until":null,"extended":0,"not_extended":0}` {
+		t.Errorf("%s, %v", j, err)
+	}
+
+	bad := &repo.PruneReport{Locked: []string{"packs/a/b"}, LockedErr: errors.New("not you"),
+		Locks: repo.LockReport{Until: day, Refused: 3, Err: errors.New("nor that")}}
+	err = p.shortcomings(bad)
+	if classify(err).code != codeIncomplete {
+		t.Errorf("exit code %d: %v", classify(err).code, err)
+	}
+	for _, want := range []string{"refused to delete 1 object, such as packs/a/b (not you); and ", "to lock 3 objects for longer", "until 2026-12-05 00:00:00Z at least", "(nor that)"} {
+		if !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("%q lacks %q", err, want)
+		}
+	}
+	if hint := p.hint(err); !strings.Contains(hint, "s3:PutObjectRetention") {
+		t.Errorf("hint %q", hint)
 	}
 }
 

@@ -27,6 +27,7 @@ type pruneJSON struct {
 	Rescued   amountJSON    `json:"rescued"`   // condemned before, and needed after all
 	Tidied    amountJSON    `json:"tidied"`    // files that killed writers left half-written; packs counts files
 	Locked    []string      `json:"locked"`
+	Lock      lockJSON      `json:"object_lock"`
 	Damage    []string      `json:"damage"`       // the first of it
 	Damages   int           `json:"damage_count"` // of all
 	Seconds   float64       `json:"seconds"`
@@ -51,6 +52,13 @@ type sessionJSON struct {
 type amountJSON struct {
 	Packs int   `json:"packs"`
 	Bytes int64 `json:"bytes"`
+}
+
+// lockJSON is what became of the retention of what is needed.
+type lockJSON struct {
+	Until       jsonTime `json:"until"`    // everything needed is locked at least until then; null: the repository asks for no locks
+	Extended    int      `json:"extended"` // objects
+	NotExtended int      `json:"not_extended"`
 }
 
 func prunedResult(commits []repo.Commit) []prunedJSON {
@@ -82,6 +90,7 @@ func pruneResult(r *repo.PruneReport, err error) pruneJSON {
 		Type: "prune", Run: r.Run, Snapshots: r.Valid, Removed: prunedResult(r.Expired), Returned: prunedResult(r.Returned),
 		Fenced: sessionsResult(r.Fenced), Blocked: []sessionJSON{}, Vanished: []prunedJSON{}, Stored: amountJSON(r.Stored), Deleted: amountJSON(r.Swept),
 		Condemned: amountJSON(r.Condemned), Repacked: amountJSON(r.Repacked), Rescued: amountJSON(r.Rescued), Tidied: amountJSON(r.Tidied), Locked: []string{}, Damage: []string{},
+		Lock: lockJSON{jsonTime(r.Locks.Until), r.Locks.Extended, r.Locks.Refused},
 	}
 	if errors.As(err, &blocked) {
 		j.Blocked = sessionsResult(blocked.Sessions)
@@ -176,6 +185,9 @@ func pruneText(r *repo.PruneReport, took time.Duration) string {
 	}
 	if r.Rescued.Packs > 0 {
 		fmt.Fprintf(&b, "  needed after all: %s\n", showAmount(r.Rescued))
+	}
+	if r.Locks.Extended > 0 {
+		fmt.Fprintf(&b, "  locked until %s: %s, so that nobody deletes what is needed\n", showTime(r.Locks.Until), showCount(int64(r.Locks.Extended), "object", "objects"))
 	}
 	if r.Stopped {
 		b.WriteString("  a newer run has begun, and deletes what this one did not\n")

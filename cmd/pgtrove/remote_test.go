@@ -215,6 +215,12 @@ func TestObjectLockHoldsForEveryCommandThatWrites(t *testing.T) {
 	}); err != nil || objects != 4 {
 		t.Errorf("%d objects, %v", objects, err)
 	}
+	for range 3 { // the second and third one delete what is locked, of the run before: a bucket with versions lets them
+		stdout, _ := h.want(0, "", "--repo", locked, "--json", "prune")
+		if !strings.Contains(stdout, `"object_lock":{"until":"20`) || !strings.Contains(stdout, `"locked":[]`) {
+			t.Error(stdout)
+		}
+	}
 }
 
 func TestUnsafeStorageIsRefused(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/pgtrove/pgtrove/storage"
 )
 
-// Verb is one of the four methods of a Store.
+// Verb is one of the four methods of a Store, or that of a storage.Locker.
 type Verb string
 
 // The verbs, as storage.Error.Op writes them.
@@ -21,6 +21,7 @@ const (
 	Put    Verb = "put"
 	List   Verb = "list"
 	Delete Verb = "delete"
+	Lock   Verb = "lock"
 )
 
 // Op is a call that is about to happen.
@@ -116,6 +117,19 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	err = s.below.Delete(ctx, key)
 	if err == nil && a.After != nil {
 		return lost(Delete, key, a)
+	}
+	return err
+}
+
+// Lock implements storage.Locker.
+func (s *Store) Lock(ctx context.Context, key string, until time.Time) error {
+	a, err := s.begin(ctx, Lock, key)
+	if err != nil {
+		return err
+	}
+	err = storage.Lock(ctx, s.below, key, until)
+	if err == nil && a.After != nil {
+		return lost(Lock, key, a)
 	}
 	return err
 }

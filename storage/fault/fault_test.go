@@ -143,3 +143,7 @@ func TestCallsAreCountedAndNamed(t *testing.T) {
 		t.Errorf("%d calls, %v", s.Calls(), ops)
 	}
 }
+
+func TestLocksArePassedOn(t *testing.T) {
+	storagetest.RunLockPassedOn(t, func(below storage.Store) storage.Store { return fault.New(below, nil) })
+}

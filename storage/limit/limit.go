@@ -73,7 +73,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Store is the decorator. It passes storage.Tidier through.
+// Store is the decorator. It passes storage.Tidier and storage.Locker through.
 type Store struct {
 	below    storage.Store
 	up, down *bucket
@@ -146,6 +146,16 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	}
 	defer leave()
 	return s.below.Delete(ctx, key)
+}
+
+// Lock implements storage.Locker.
+func (s *Store) Lock(ctx context.Context, key string, until time.Time) error {
+	leave, err := s.enter(ctx, "lock", key)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return storage.Lock(ctx, s.below, key, until)
 }
 
 // Tidy implements storage.Tidier.

@@ -181,3 +181,7 @@ func TestWithoutLimitsATransportIsLeftAlone(t *testing.T) {
 		t.Error("wrapped for nothing")
 	}
 }
+
+func TestLocksArePassedOn(t *testing.T) {
+	storagetest.RunLockPassedOn(t, func(below storage.Store) storage.Store { return limit.New(below, limit.Options{Calls: 1}) })
+}

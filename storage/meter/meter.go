@@ -15,10 +15,13 @@ import (
 // listPage is how many objects an object storage lists in one answer.
 const listPage = 1000
 
+// lockRequests is how many requests a Lock is counted as: object storage is asked how long the object is kept, and told.
+const lockRequests = 2
+
 // Store is the decorator. It passes storage.Tidier through, and does not count it.
 type Store struct {
-	below                  storage.Store
-	get, put, list, delete counter
+	below                        storage.Store
+	get, put, list, delete, lock counter
 }
 
 // New wraps a store.
@@ -27,7 +30,7 @@ func New(below storage.Store) *Store { return &Store{below: below} }
 // Verb is what one verb came to.
 type Verb struct {
 	Calls    int64 // that have ended
-	Requests int64 // as object storage counts them: a call, but in a listing one for each thousand objects begun
+	Requests int64 // as object storage counts them: a call; in a listing one for each thousand objects begun; for a Lock two at most
 	Failures int64 // calls that ended in an error, of any class
 	Bytes    int64 // of contents: got, or put with success; of a listing, none
 	Objects  int64 // that a listing gave
@@ -36,21 +39,21 @@ type Verb struct {
 }
 
 // Counts is a moment's state of a Store. Calls that have not ended are not in it.
-type Counts struct{ Get, Put, List, Delete Verb }
+type Counts struct{ Get, Put, List, Delete, Lock Verb }
 
 // Requests is the sum over the verbs.
 func (c Counts) Requests() int64 {
-	return c.Get.Requests + c.Put.Requests + c.List.Requests + c.Delete.Requests
+	return c.Get.Requests + c.Put.Requests + c.List.Requests + c.Delete.Requests + c.Lock.Requests
 }
 
 // Failures is the sum over the verbs.
 func (c Counts) Failures() int64 {
-	return c.Get.Failures + c.Put.Failures + c.List.Failures + c.Delete.Failures
+	return c.Get.Failures + c.Put.Failures + c.List.Failures + c.Delete.Failures + c.Lock.Failures
 }
 
 // Counts returns what passed so far. The numbers of calls that end at this moment may be in it in part.
 func (s *Store) Counts() Counts {
-	return Counts{s.get.verb(), s.put.verb(), s.list.verb(), s.delete.verb()}
+	return Counts{s.get.verb(), s.put.verb(), s.list.verb(), s.delete.verb(), s.lock.verb()}
 }
 
 // Get implements storage.Store.
@@ -94,6 +97,14 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	begun := time.Now()
 	err := s.below.Delete(ctx, key)
 	s.delete.add(time.Since(begun), 0, 1, err)
+	return err
+}
+
+// Lock implements storage.Locker.
+func (s *Store) Lock(ctx context.Context, key string, until time.Time) error {
+	begun := time.Now()
+	err := storage.Lock(ctx, s.below, key, until)
+	s.lock.add(time.Since(begun), 0, lockRequests, err)
 	return err
 }
 

@@ -109,3 +109,7 @@ func TestCallsAtTheSameTimeAreAllCounted(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+func TestLocksArePassedOn(t *testing.T) {
+	storagetest.RunLockPassedOn(t, func(below storage.Store) storage.Store { return meter.New(below) })
+}

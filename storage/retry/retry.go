@@ -55,7 +55,7 @@ type Failure struct {
 	Err     error
 }
 
-// Store is the decorator. It passes storage.Tidier through.
+// Store is the decorator. It passes storage.Tidier through, and tries storage.Locker again too.
 type Store struct {
 	below storage.Store
 	o     Options
@@ -169,6 +169,20 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	}
 }
 
+// Lock implements storage.Locker. A second attempt finds the object kept for long enough, if the first one did it.
+func (s *Store) Lock(ctx context.Context, key string, until time.Time) error {
+	c := s.call("lock", key)
+	for {
+		err := storage.Lock(ctx, s.below, key, until)
+		if err == nil {
+			return nil
+		}
+		if err = c.wait(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
 // Tidy implements storage.Tidier. It is tried once: what one prune does not tidy the next one does.
 func (s *Store) Tidy(ctx context.Context, before time.Time) (files int, bytes int64, err error) {
 	if t, ok := s.below.(storage.Tidier); ok {
@@ -266,7 +280,7 @@ func (c *call) passing(ctx context.Context, err error) bool {
 		return true
 	}
 	for _, answer := range []error{storage.ErrNotExist, storage.ErrExist, storage.ErrDenied, storage.ErrFull, storage.ErrReadOnly,
-		storage.ErrNotEmpty, storage.ErrKey} {
+		storage.ErrNotEmpty, storage.ErrKey, storage.ErrNoLock} {
 		if errors.Is(err, answer) {
 			return false
 		}

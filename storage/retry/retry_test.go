@@ -309,6 +309,20 @@ func TestAnErrorOfTheCallbackIsNotTriedAgain(t *testing.T) {
 	}
 }
 
+func TestALockIsTriedAgain(t *testing.T) {
+	n := 0
+	below := fault.New(mem.New(nil), func(op fault.Op) fault.Action {
+		if n++; n < 3 {
+			return fault.Action{Before: errDown}
+		}
+		return fault.Action{}
+	})
+	err := retry.New(below, retry.Options{First: 1, Longest: 1}).Lock(t.Context(), "k", time.Now())
+	if !errors.Is(err, storage.ErrNoLock) || n != 3 { // which is an answer
+		t.Errorf("%v after %d calls", err, n)
+	}
+}
+
 func TestTidyingIsPassedThrough(t *testing.T) {
 	tidy := &tidying{}
 	for _, below := range []storage.Store{mem.New(nil), tidy} {
@@ -348,4 +362,8 @@ func FuzzPutsWithLostAnswersAreStoredOnce(f *testing.F) {
 			t.Errorf("%v, %v: %q, %v", first, second, got, err)
 		}
 	})
+}
+
+func TestLocksArePassedOn(t *testing.T) {
+	storagetest.RunLockPassedOn(t, func(below storage.Store) storage.Store { return retry.New(below, retry.Options{}) })
 }

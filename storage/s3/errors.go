@@ -112,6 +112,8 @@ func class(op string, r minio.ErrorResponse) error {
 		return storage.ErrFull
 	}
 	switch {
+	case op == "lock" && (r.StatusCode == http.StatusBadRequest || r.StatusCode == http.StatusNotImplemented || r.Code == "ObjectLockConfigurationNotFoundError"):
+		return storage.ErrDenied // a bucket, or a server, without object lock
 	case r.StatusCode == http.StatusPreconditionFailed:
 		return storage.ErrExist
 	case r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized:

@@ -171,6 +171,53 @@ func TestRetentionKeepsAnObject(t *testing.T) {
 	}
 }
 
+func TestALockIsExtendedAndNeverShortened(t *testing.T) {
+	server := s3test.New(t, s3test.Options{Versions: true})
+	bucket := server.Locked()
+	o := server.Options(bucket, "p", server.Root)
+	o.ObjectLock = time.Hour
+	s := open(t, o)
+	put(t, s, "short", "x")
+	put(t, server.Store(bucket, "p", server.Root), "free", "x")
+	kept := func(key string) (mode string, until time.Time) {
+		t.Helper()
+		info, err := server.Admin().StatObject(t.Context(), bucket, "p/"+key, minio.StatObjectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		until, err = time.Parse(time.RFC3339, info.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Metadata.Get("X-Amz-Object-Lock-Mode"), until
+	}
+	compliance, strict := minio.Compliance, time.Now().Add(time.Hour)
+	put(t, s, "strict", "x")
+	admin := server.Admin()
+	if err := admin.PutObjectRetention(t.Context(), bucket, "p/strict", minio.PutObjectRetentionOptions{Mode: &compliance, RetainUntilDate: &strict,
+		GovernanceBypass: true}); err != nil {
+		t.Fatal(err)
+	}
+	day := time.Now().Add(24 * time.Hour).UTC().Truncate(time.Second)
+	for key, mode := range map[string]string{"short": "GOVERNANCE", "free": "GOVERNANCE", "strict": "COMPLIANCE"} {
+		for _, until := range []time.Time{day, day.Add(-time.Hour)} {
+			if err := s.Lock(t.Context(), key, until); err != nil {
+				t.Errorf("%s until %s: %v", key, until, err)
+			}
+			if m, got := kept(key); m != mode || !got.Equal(day) {
+				t.Errorf("%s: %s until %s, want %s until %s", key, m, got, mode, day)
+			}
+		}
+	}
+	wantErr(t, "an absent object", s.Lock(t.Context(), "absent", day), storage.ErrNotExist)
+	wantErr(t, "a wrong key", s.Lock(t.Context(), "a//b", day), storage.ErrKey)
+	free := server.Store(server.Bucket(), "", server.Root)
+	put(t, free, "k", "x")
+	wantErr(t, "a bucket without object lock", free.Lock(t.Context(), "k", day), storage.ErrDenied)
+	server.Stop()
+	wantErr(t, "a stopped server", s.Lock(t.Context(), "short", day.Add(time.Hour)), storage.ErrUnreachable)
+}
+
 func open(t *testing.T, o s3.Options) *s3.Store {
 	t.Helper()
 	s, err := s3.Open(t.Context(), o)

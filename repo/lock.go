@@ -1,0 +1,169 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// lockers is how many objects are locked at once.
+const lockers = 16
+
+// LockReport says what a run did about object locks.
+type LockReport struct {
+	Until    time.Time // what the snapshots that stay need is locked at least until then; zero: the repository asks for no locks
+	Extended int       // objects that the run has locked for longer, or has found so; of a dry run, that it would
+	Refused  int       // objects of which the storage refused that
+	Err      error     // why, of one of them
+}
+
+// lockPeriod is for how long the repository asks the storage to keep objects; 0: it does not ask.
+func (r *Repo) lockPeriod() time.Duration {
+	return time.Duration(r.config.Params.ObjectLockDays) * 24 * time.Hour
+}
+
+// lockedUntil is until when everything that the last run's snapshots need is locked at least. Where no run has extended anything, all of it has
+// been locked since it was put, and nothing was put before the repository was made.
+func (p *pruner) lockedUntil() time.Time {
+	if !p.last.LockedUntil.IsZero() {
+		return p.last.LockedUntil
+	}
+	return p.config.Created.Add(p.lockPeriod())
+}
+
+// extendLocks sees to it that nothing that snapshots need can be deleted, before the run is published. Where half of the period or less is left, it
+// locks everything that stays for a whole period from the run's begin on. Else what was condemned and stays after all is locked as long as the
+// rest: no run has extended that since it was condemned.
+//
+// What is not listed was put after the run began, and so is locked by itself for at least as long (docs/design.md, "Object lock").
+func (p *pruner) extendLocks(ctx context.Context) error {
+	period := p.lockPeriod()
+	if period == 0 {
+		return nil
+	}
+	report := &p.report.Locks
+	report.Until = p.lockedUntil()
+	p.run.LockedUntil = p.last.LockedUntil
+	keys, until := p.comeBack(), report.Until
+	if !p.start.Add(period / 2).Before(until) {
+		var err error
+		if keys, err = p.needLock(ctx); err != nil {
+			return err
+		}
+		until = p.start.Add(period).UTC().Truncate(time.Second)
+		p.run.LockedUntil = until
+	}
+	if p.o.DryRun {
+		report.Extended, report.Until = len(keys), until
+		return nil
+	}
+	// One alone first: where the account may not do it, or the storage cannot, one request says so.
+	for _, part := range [][]string{keys[:min(1, len(keys))], keys[min(1, len(keys)):]} {
+		if err := p.lock(ctx, part, until); err != nil {
+			return err
+		}
+		switch {
+		case errors.Is(report.Err, storage.ErrNoLock): // the repository was copied from a bucket
+			*report, p.run.LockedUntil = LockReport{}, time.Time{}
+			return nil
+		case report.Err != nil:
+			report.Refused = len(keys) - report.Extended
+			p.run.LockedUntil = time.Time{} // which claims nothing, and the next run tries again
+			return nil
+		}
+	}
+	report.Until = until
+	return nil
+}
+
+// needLock lists what is needed, and was there when the run began: all packs but those that go, for who has not committed yet needs his
+// too, what finds them, and what opens them.
+func (p *pruner) needLock(ctx context.Context) (keys []string, err error) {
+	keys = []string{configKey}
+	if err := p.store.List(ctx, keysPrefix, func(i storage.Info) error { keys = append(keys, i.Key); return nil }); err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	going := p.going()
+	for key := range p.fresh {
+		if !going[key] {
+			keys = append(keys, key)
+		}
+	}
+	bases := p.run.Bases
+	if p.o.DryRun { // which writes none
+		bases = p.last.Bases
+	}
+	for _, b := range bases {
+		keys = append(keys, b.Key)
+	}
+	for _, v := range p.run.Valid {
+		keys = append(keys, v.key())
+		if p.marks.pinned[v.ID] {
+			keys = append(keys, pinsPrefix+v.ID)
+		}
+	}
+	for sid := range p.sessions {
+		if !p.run.resolved[sid] {
+			keys = append(append(keys, sessionsPrefix+sid), p.segments[sid]...)
+		}
+	}
+	slices.Sort(keys[1:])
+	return keys, nil
+}
+
+// comeBack lists what the last run was about to let go, and this one keeps: packs that it condemned, snapshots that it expired.
+func (p *pruner) comeBack() (keys []string) {
+	going := p.going()
+	for _, key := range p.last.Condemned {
+		if _, there := p.fresh[key]; there && !going[key] {
+			keys = append(keys, key)
+		}
+	}
+	for _, c := range p.report.Returned {
+		keys = append(keys, snapshotsPrefix+c.Cluster+"/"+c.ID)
+	}
+	return keys
+}
+
+// going are the packs that this run or the next one deletes.
+func (p *pruner) going() map[string]bool {
+	going := map[string]bool{}
+	for _, key := range slices.Concat(p.run.Sweep, p.run.Condemned) {
+		going[key] = true
+	}
+	return going
+}
+
+// lock locks objects, in any order. Refusals are counted, and the others done all the same.
+func (p *pruner) lock(ctx context.Context, keys []string, until time.Time) error {
+	report := &p.report.Locks
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(lockers)
+	for _, key := range keys {
+		g.Go(func() error {
+			err := storage.Lock(ctx, p.store, key, until)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				report.Extended++
+			case errors.Is(err, storage.ErrNotExist): // a pin that was taken back, or another run is ahead, which publish finds out
+			case errors.Is(err, storage.ErrDenied), errors.Is(err, storage.ErrNoLock):
+				report.Refused++
+				report.Err = err
+			default:
+				return fmt.Errorf("extend the lock of %s: %w", key, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}

@@ -1,0 +1,243 @@
+package repo
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"github.com/minio/minio-go/v7"
+
+	"github.com/pgtrove/pgtrove/storage"
+	"github.com/pgtrove/pgtrove/storage/fault"
+	"github.com/pgtrove/pgtrove/storage/s3"
+	"github.com/pgtrove/pgtrove/test/s3test"
+)
+
+// lockedBucket is a repository with a lock period of a day, on a real server. What is put is kept for putLock only, so that a test can wait for
+// its end.
+type lockedBucket struct {
+	t      *testing.T
+	server *s3test.Server
+	bucket string
+	store  *s3.Store
+	id     age.Identity
+	repo   *Repo
+}
+
+const putLock = 6 * time.Second
+
+func newLockedBucket(t *testing.T, server *s3test.Server) *lockedBucket {
+	t.Helper()
+	b := &lockedBucket{t: t, server: server, bucket: server.Locked()}
+	b.store = server.Store(b.bucket, "p", server.Root)
+	b.store.Retain(putLock)
+	id, err := age.GenerateX25519Identity()
+	must(t, err)
+	b.id = id
+	b.repo, err = InitWith(t.Context(), b.store, id.Recipient(), time.Now(), InitOptions{ObjectLockDays: 1})
+	must(t, err)
+	b.repo.config.Params.PackSize = 1 << 20
+	return b
+}
+
+// locks is until when each object is kept.
+func (b *lockedBucket) locks() map[string]time.Time {
+	b.t.Helper()
+	locks := map[string]time.Time{}
+	for _, key := range list(b.t, b.store, "") {
+		info, err := b.server.Admin().StatObject(b.t.Context(), b.bucket, "p/"+key, minio.StatObjectOptions{})
+		must(b.t, err)
+		locks[key], err = time.Parse(time.RFC3339, info.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date"))
+		must(b.t, err)
+	}
+	return locks
+}
+
+func after(hours int) PruneOptions {
+	o := pruning()
+	o.Now = func() time.Time { return time.Now().Add(time.Duration(hours) * time.Hour) }
+	return o
+}
+
+func TestWhatIsNeededStaysLockedAndTheRestRunsOut(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
+	r := b.repo
+	old, _ := backup(t, r, pieces(20, 40))
+	pinned, ids := backup(t, r, pieces(21, 40))
+	must(t, r.Pin(t.Context(), pinned))
+
+	report := prune(t, r, after(0))
+	if l := report.Locks; l.Extended != 0 || l.Refused != 0 || !l.Until.Equal(r.config.Created.Add(24*time.Hour)) {
+		t.Errorf("a new repository: %+v", l)
+	}
+	before := b.locks()
+	must(t, r.Forget(t.Context(), old))
+	o := after(13)
+	o.DryRun = true
+	would := prune(t, r, o).Locks.Extended
+	report = prune(t, r, after(13)) // condemns what only the forgotten snapshot needs
+	if n := report.Locks.Extended; n < 8 || n < would || n > would+2 || time.Until(report.Locks.Until) < 36*time.Hour {
+		t.Errorf("%+v, and a dry run would extend %d", report.Locks, would)
+	}
+	run, err := r.newestRun(t.Context())
+	must(t, err)
+	condemned := map[string]bool{}
+	for _, key := range run.Condemned {
+		condemned[key] = true
+	}
+	moved, left := 0, 0
+	now := b.locks()
+	for key, until := range now {
+		needed := !condemned[key] && !strings.HasPrefix(key, gcPrefix) && !strings.HasPrefix(key, forgetPrefix) && key != snapshotsPrefix+"main/"+old
+		switch {
+		case needed && until.Before(run.LockedUntil):
+			t.Errorf("%s is needed and locked until %s, not %s", key, until, run.LockedUntil)
+		case needed:
+			moved++
+		case condemned[key] && !until.Equal(before[key]):
+			t.Errorf("%s is condemned, and its lock was extended to %s", key, until)
+		case condemned[key]:
+			left++
+		}
+	}
+	if moved != report.Locks.Extended || left == 0 || now[pinsPrefix+pinned].IsZero() {
+		t.Errorf("%d are locked for longer, %d condemned are not: %+v", moved, left, report.Locks)
+	}
+
+	report = prune(t, r, after(14))
+	if report.Swept.Packs != left || len(report.Locked) > 0 || report.Locks.Extended != 0 || !report.Locks.Until.Equal(run.LockedUntil) {
+		t.Errorf("the run after: %+v", report)
+	}
+	check(t, r, ids, pieces(21, 40))
+	b.runsOut(left, before)
+}
+
+// runsOut removes the versions of packs for good, as a rule of the bucket would: of those that were deleted, at least so many, once their locks run out, and of the
+// others none.
+func (b *lockedBucket) runsOut(atLeast int, locks map[string]time.Time) {
+	b.t.Helper()
+	there := map[string]bool{}
+	for _, key := range list(b.t, b.store, packsPrefix) {
+		there[key] = true
+	}
+	admin := b.server.Admin()
+	removed := 0
+	for o := range admin.ListObjectsIter(b.t.Context(), b.bucket, minio.ListObjectsOptions{Prefix: "p/packs/", Recursive: true, WithVersions: true}) {
+		must(b.t, o.Err)
+		key := strings.TrimPrefix(o.Key, "p/")
+		if o.IsDeleteMarker {
+			continue
+		}
+		if !there[key] {
+			time.Sleep(time.Until(locks[key].Add(time.Second)))
+		}
+		err := admin.RemoveObject(b.t.Context(), b.bucket, o.Key, minio.RemoveObjectOptions{VersionID: o.VersionID})
+		if there[key] != (err != nil) {
+			b.t.Errorf("%s, there %v: removing the version says %v", key, there[key], err)
+		}
+		if err == nil {
+			removed++
+		}
+	}
+	if removed < atLeast || removed == 0 {
+		b.t.Errorf("%d of %d could be removed", removed, atLeast)
+	}
+}
+
+func TestARefusedExtensionIsReportedAndTriedAgain(t *testing.T) {
+	server := s3test.New(t, s3test.Options{Versions: true})
+	b := newLockedBucket(t, server)
+	backup(t, b.repo, pieces(22, 10))
+	account := server.Account()
+	server.Policy(b.bucket, fmt.Sprintf(`{"Version":"2012-10-17","Statement":[
+		{"Effect":"Allow","Principal":{"AWS":[%[1]q]},"Action":["s3:GetObject","s3:PutObject","s3:DeleteObject"],"Resource":"arn:aws:s3:::%[2]s/*"},
+		{"Effect":"Allow","Principal":{"AWS":[%[1]q]},"Action":"s3:ListBucket","Resource":"arn:aws:s3:::%[2]s"}]}`, account.AccessKey, b.bucket))
+	r, err := Open(t.Context(), server.Store(b.bucket, "p", account), b.id)
+	must(t, err)
+	report := prune(t, r, after(20))
+	if l := report.Locks; l.Extended != 0 || l.Refused < 5 || !errors.Is(l.Err, storage.ErrDenied) {
+		t.Errorf("%+v", l)
+	}
+	if report = prune(t, b.repo, after(20)); report.Locks.Extended < 5 || report.Locks.Refused != 0 || report.Run != 2 {
+		t.Errorf("%+v", report)
+	}
+}
+
+// TestWhatComesBackIsLockedLikeTheRest: what was condemned when the others' locks were extended is needed after all.
+func TestWhatComesBackIsLockedLikeTheRest(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
+	sid, ids := backup(t, b.repo, pieces(23, 20))
+	prune(t, b.repo, after(0))
+	must(t, b.repo.Forget(t.Context(), sid))
+	pinned := false
+	r, err := Open(t.Context(), fault.New(b.store, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Put && strings.HasPrefix(op.Key, gcPrefix) && !pinned {
+			pinned = true
+			must(t, b.repo.Pin(t.Context(), sid)) // which the run has not seen
+		}
+		return fault.Action{}
+	}), b.id)
+	must(t, err)
+	if report := prune(t, r, after(13)); len(report.Expired) != 1 || report.Locks.Extended == 0 {
+		t.Fatalf("%+v", report)
+	}
+	run, err := r.newestRun(t.Context())
+	must(t, err)
+	report := prune(t, r, after(14))
+	if report.Rescued.Packs == 0 || report.Locks.Extended != report.Rescued.Packs+1 || !report.Locks.Until.Equal(run.LockedUntil) {
+		t.Errorf("%+v", report)
+	}
+	for key, until := range b.locks() {
+		if (strings.HasPrefix(key, packsPrefix) || strings.HasPrefix(key, snapshotsPrefix)) && until.Before(run.LockedUntil) {
+			t.Errorf("%s is locked until %s, not %s", key, until, run.LockedUntil)
+		}
+	}
+	check(t, b.repo, ids, pieces(23, 20))
+}
+
+func TestARunThatCannotExtendForAnOutageIsNotPublished(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
+	backup(t, b.repo, pieces(24, 10))
+	for n := 1; ; n++ {
+		calls := atomic.Int32{}
+		r, err := Open(t.Context(), fault.New(b.store, func(op fault.Op) fault.Action {
+			if op.Verb == fault.Lock && int(calls.Add(1)) == n {
+				return []fault.Action{{Before: storage.ErrUnreachable}, {After: storage.ErrUnreachable}}[n%2]
+			}
+			return fault.Action{}
+		}), b.id)
+		must(t, err)
+		_, err = r.Prune(t.Context(), after(20))
+		if int(calls.Load()) < n {
+			must(t, err)
+			break
+		}
+		if !errors.Is(err, storage.ErrUnreachable) {
+			t.Errorf("call %d failed and the run said %v", n, err)
+		}
+		if n := list(t, b.store, gcPrefix); len(n) > 0 {
+			t.Errorf("published: %v", n)
+		}
+	}
+	if run, err := b.repo.newestRun(t.Context()); err != nil || run.LockedUntil.IsZero() {
+		t.Errorf("%+v, %v", run, err)
+	}
+}
+
+// TestACopyWhereNothingIsLockedIsPrunedWithoutAWord: the config of a bucket's repository asks for what no directory can do.
+func TestACopyWhereNothingIsLockedIsPrunedWithoutAWord(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	r.config.Params.ObjectLockDays, r.config.Created = 1, time.Time{}
+	backup(t, r, pieces(25, 10))
+	if report := prune(t, r, pruning()); report.Locks != (LockReport{}) {
+		t.Errorf("%+v", report.Locks)
+	}
+	if run, err := r.newestRun(t.Context()); err != nil || run.Number != 1 || !run.LockedUntil.IsZero() {
+		t.Errorf("%+v, %v", run, err)
+	}
+}
