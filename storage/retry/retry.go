@@ -35,6 +35,7 @@ type Options struct {
 	// A listing that gives an object begins anew to count. 0: DefaultTotal. Negative: nothing is tried again.
 	Total time.Duration
 	// First and Longest bound the pauses, which double. Each is drawn at random between half of its length and all of it. 0: the defaults.
+	// A storage that asks for a longer pause gets it, as far as Total goes.
 	First, Longest time.Duration
 	// Once says of which keys a Put must not be sent a second time. nil: of none.
 	Once func(key string) bool
@@ -264,7 +265,8 @@ func (c *call) pause(err error) time.Duration {
 	d = d/2 + rand.N(d/2+1)
 	if c.o.Throttled != nil {
 		if after, ok := c.o.Throttled(err); ok {
-			d = max(d, throttledFirst/2+rand.N(throttledFirst), after)
+			// All callers were told the same: they do not come back in the same moment.
+			d = max(d, throttledFirst/2+rand.N(throttledFirst), after+rand.N(after/8+1))
 		}
 	}
 	return d

@@ -148,7 +148,10 @@ func TestTheEndOfTheContextEndsAPause(t *testing.T) {
 }
 
 func TestAStorageThatAsksForLessGetsMoreTime(t *testing.T) {
-	for _, c := range []struct{ asked, least time.Duration }{{0, 500 * time.Millisecond}, {30 * time.Second, 30 * time.Second}} {
+	for _, c := range []struct{ asked, least, most time.Duration }{
+		{0, 500 * time.Millisecond, 1500 * time.Millisecond}, {30 * time.Second, 30 * time.Second, 40 * time.Second},
+		{time.Hour, retry.DefaultTotal, retry.DefaultTotal}, // and is asked one last time
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			below := failing(mem.New(nil), fault.Action{Before: errDown})
 			throttled := func(err error) (time.Duration, bool) { return c.asked, errors.Is(err, errDown) }
@@ -156,7 +159,7 @@ func TestAStorageThatAsksForLessGetsMoreTime(t *testing.T) {
 			if err := retry.New(below, retry.Options{Throttled: throttled}).Put(t.Context(), "k", nil); err != nil {
 				t.Fatal(err)
 			}
-			if took := time.Since(begun); took < c.least {
+			if took := time.Since(begun); took < c.least || took > c.most {
 				t.Errorf("asked for %s, was asked again after %s", c.asked, took)
 			}
 		})

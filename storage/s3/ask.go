@@ -28,18 +28,20 @@ func IsLasting(err error) bool {
 	return false
 }
 
-// IsThrottled says whether err means that the storage has too much to do. For how long, it does not say: the library drops that header.
-// For retry.Options.
+// IsThrottled says whether err means that the storage has too much to do, and for how long it asked to be left alone, 0 if it did not say. For
+// retry.Options.
 func IsThrottled(err error) (time.Duration, bool) {
 	var r minio.ErrorResponse
 	if !errors.As(err, &r) {
 		return 0, false
 	}
+	var a answer
+	_ = errors.As(err, &a)
 	switch r.Code {
 	case "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "ServiceUnavailable":
-		return 0, true
+		return a.after, true
 	}
-	return 0, r.StatusCode == http.StatusServiceUnavailable || r.StatusCode == http.StatusTooManyRequests
+	return a.after, r.StatusCode == http.StatusServiceUnavailable || r.StatusCode == http.StatusTooManyRequests
 }
 
 // Place tells this storage from every other one: endpoint, bucket and prefix. It holds no secret.

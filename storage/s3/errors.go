@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 
@@ -19,7 +20,10 @@ import (
 const maxMessage = 300
 
 // answer is a server's refusal, in one line.
-type answer struct{ minio.ErrorResponse }
+type answer struct {
+	minio.ErrorResponse
+	after time.Duration // for which the server wants to be left alone; 0: it did not say
+}
 
 func (a answer) Error() string {
 	text := strings.Join(strings.Fields(a.ErrorResponse.Error()), " ")
@@ -85,7 +89,10 @@ func wrap(ctx context.Context, op, key string, err error) error {
 	case errors.As(err, &c):
 		e.Class = c.class()
 	case errors.As(err, &r):
-		e.Class, e.Err = class(op, r), answer{r}
+		e.Class, e.Err = class(op, r), answer{r, 0}
+		if n := noted(ctx); n != nil {
+			e.Err = answer{r, time.Duration(n.after.Load())}
+		}
 	default:
 		e.Class = storage.ErrUnreachable
 	}

@@ -24,7 +24,8 @@ func (s *Store) Retain(d time.Duration) {
 // kept for long enough: not every server that takes a retention keeps one from being shortened by it. To see it the account needs the permission
 // GetObjectRetention; without it, only the server's own refusal to shorten is left.
 func (s *Store) Lock(ctx context.Context, key string, until time.Time) error {
-	if err := begin(ctx, "lock", key, storage.CheckKey); err != nil {
+	ctx, err := begin(ctx, "lock", key, storage.CheckKey)
+	if err != nil {
 		return err
 	}
 	until = until.UTC().Truncate(time.Second)

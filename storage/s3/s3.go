@@ -64,7 +64,8 @@ const (
 
 // Get implements storage.Store: one request, and a second one where a server refuses the last bytes of an object that has fewer.
 func (s *Store) Get(ctx context.Context, key string, r storage.Range, dst []byte) ([]byte, error) {
-	if err := begin(ctx, "get", key, storage.CheckKey); err != nil {
+	ctx, err := begin(ctx, "get", key, storage.CheckKey)
+	if err != nil {
 		return nil, err
 	}
 	body, info, header, err := s.ask(ctx, key, rangeHeader(r))
@@ -149,7 +150,8 @@ func place(r storage.Range, length int64, header http.Header) (skip, n int64, er
 
 // Put implements storage.Store: one request, unless another call is in its way.
 func (s *Store) Put(ctx context.Context, key string, data []byte) error {
-	if err := begin(ctx, "put", key, storage.CheckKey); err != nil {
+	ctx, err := begin(ctx, "put", key, storage.CheckKey)
+	if err != nil {
 		return err
 	}
 	if len(data) > maxPut {
@@ -200,7 +202,8 @@ func (p putSettings) request(data []byte, now time.Time) (o minio.PutObjectOptio
 
 // List implements storage.Store: one request for each thousand objects.
 func (s *Store) List(ctx context.Context, prefix string, fn func(storage.Info) error) error {
-	if err := begin(ctx, "list", prefix, storage.CheckPrefix); err != nil {
+	ctx, err := begin(ctx, "list", prefix, storage.CheckPrefix)
+	if err != nil {
 		return err
 	}
 	noOwner := false
@@ -235,10 +238,11 @@ func (s *Store) List(ctx context.Context, prefix string, fn func(storage.Info) e
 
 // Delete implements storage.Store. In a bucket with versions the object's content stays, as a version that no listing shows.
 func (s *Store) Delete(ctx context.Context, key string) error {
-	if err := begin(ctx, "delete", key, storage.CheckKey); err != nil {
+	ctx, err := begin(ctx, "delete", key, storage.CheckKey)
+	if err != nil {
 		return err
 	}
-	err := s.core.RemoveObject(ctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{})
+	err = s.core.RemoveObject(ctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{})
 	var r minio.ErrorResponse
 	if err == nil || errors.As(err, &r) && r.StatusCode == http.StatusOK { // S3 says 204
 		return nil
@@ -250,12 +254,13 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	return err
 }
 
-func begin(ctx context.Context, op, key string, check func(string) error) error {
+// begin gives the context for a call's requests, which notes what their answers say besides.
+func begin(ctx context.Context, op, key string, check func(string) error) (context.Context, error) {
 	if err := ctx.Err(); err != nil {
-		return &storage.Error{Op: op, Key: key, Err: err}
+		return nil, &storage.Error{Op: op, Key: key, Err: err}
 	}
 	if err := check(key); err != nil {
-		return &storage.Error{Op: op, Key: key, Err: err}
+		return nil, &storage.Error{Op: op, Key: key, Err: err}
 	}
-	return nil
+	return withNote(ctx), nil
 }

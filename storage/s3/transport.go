@@ -105,7 +105,8 @@ func (c *liveConn) moved() {
 	_ = c.SetDeadline(time.Now().Add(c.patience)) // fails only when the connection is closed, and then all else does
 }
 
-// strict refuses answers of 200 to a listing that are none: minio-go takes any XML, even an error or a proxy's page, for an empty listing.
+// strict refuses answers of 200 to a listing that are none: minio-go takes any XML, even an error or a proxy's page, for an empty listing. And it
+// notes what the library drops.
 type strict struct{ next http.RoundTripper }
 
 var errNoListing = errors.New("the answer is not a listing")
@@ -113,6 +114,9 @@ var errNoListing = errors.New("the answer is not a listing")
 // RoundTrip implements http.RoundTripper.
 func (s strict) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := s.next.RoundTrip(req)
+	if n := noted(req.Context()); n != nil && err == nil {
+		n.take(resp)
+	}
 	if err != nil || resp.StatusCode != http.StatusOK || req.Method != http.MethodGet || req.URL.Query().Get("list-type") == "" {
 		return resp, err
 	}
