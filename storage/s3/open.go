@@ -27,13 +27,13 @@ type Options struct {
 	Region       string
 	Profile      string // AWS_PROFILE; default "default". One that is named here comes before keys in the environment
 	Credentials  Credentials
-	Addressing   Addressing
-	CAFile       string // PEM; AWS_CA_BUNDLE, ca_bundle of the profile; default the system's
-	StorageClass string // of what is written; default the bucket's
+	Addressing   Addressing // addressing_style in the s3 settings of the profile
+	CAFile       string     // PEM; AWS_CA_BUNDLE, ca_bundle of the profile; default the system's
+	StorageClass string     // of what is written; default the bucket's
 	// Encrypt is what the server encrypts with: "" (the bucket's default), "s3" (SSE-S3), "kms" (SSE-KMS with AWS's key), or "kms:KEY".
 	Encrypt string
 	// Checksum that every PUT carries: "crc32c" (default), "md5", or "none", which is the default with
-	// AWS_REQUEST_CHECKSUM_CALCULATION=when_required.
+	// AWS_REQUEST_CHECKSUM_CALCULATION, or request_checksum_calculation of the profile, when_required.
 	Checksum string
 	// ObjectLock is for how long nobody may delete what is written (governance mode); 0: no retention but what the bucket sets.
 	ObjectLock time.Duration
@@ -63,13 +63,16 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	put, err := o.putSettings()
+	put, err := o.putSettings(p)
 	if err != nil {
 		return nil, err
 	}
 	endpoint, err := o.endpoint(p)
 	if err != nil {
 		return nil, err
+	}
+	if o.Addressing == AddressAuto {
+		o.Addressing = p.addressing()
 	}
 	lookup, err := o.lookup(endpoint)
 	if err != nil {
@@ -83,11 +86,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	web := transport // no object passes there
 	if o.Wrap != nil {
 		transport = o.Wrap(transport)
 	}
 	region := o.region(p, endpoint)
-	keys, err := findCredentials(ctx, o, p, region)
+	keys, err := findCredentials(ctx, o, p, region, web)
 	if err != nil {
 		return nil, openError(ctx, o.Location, err)
 	}
@@ -99,7 +103,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: endpoint: %w", ErrOptions, err)
 	}
-	core.SetS3EnableDualstack(os.Getenv("AWS_USE_DUALSTACK_ENDPOINT") == "true")
+	core.SetS3EnableDualstack(strings.EqualFold(first(os.Getenv("AWS_USE_DUALSTACK_ENDPOINT"), p.get("use_dualstack_endpoint")), "true"))
 	s := &Store{core: *core, bucket: o.Location.Bucket, put: put}
 	s.put.sign = !secure
 	if o.Location.Prefix != "" {
@@ -120,6 +124,9 @@ func (o Options) endpoint(p profile) (*url.URL, error) {
 	s := first(o.Endpoint, os.Getenv("AWS_ENDPOINT_URL_S3"), os.Getenv("AWS_ENDPOINT_URL"))
 	if s == "" && os.Getenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") != "true" {
 		s = first(p.s3["endpoint_url"], p.get("endpoint_url"))
+	}
+	if fips := first(os.Getenv("AWS_USE_FIPS_ENDPOINT"), p.get("use_fips_endpoint")); s == "" && strings.EqualFold(fips, "true") {
+		return nil, fmt.Errorf("%w: an endpoint of the FIPS kind is asked for, and has to be stated, as https://s3-fips.REGION.amazonaws.com", ErrOptions)
 	}
 	if s == "" {
 		return &url.URL{Scheme: "https", Host: "s3.amazonaws.com"}, nil
@@ -160,7 +167,7 @@ func (o Options) lookup(endpoint *url.URL) (minio.BucketLookupType, error) {
 }
 
 // putSettings is how objects are written, less what depends on the endpoint.
-func (o Options) putSettings() (putSettings, error) {
+func (o Options) putSettings(p profile) (putSettings, error) {
 	s := putSettings{class: o.StorageClass, lock: o.ObjectLock, checksum: o.Checksum}
 	if o.ObjectLock < 0 {
 		return s, fmt.Errorf("%w: object lock of %s", ErrOptions, o.ObjectLock)
@@ -168,7 +175,7 @@ func (o Options) putSettings() (putSettings, error) {
 	switch s.checksum {
 	case "":
 		s.checksum = checksumCRC32C
-		if os.Getenv("AWS_REQUEST_CHECKSUM_CALCULATION") == "when_required" {
+		if strings.EqualFold(first(os.Getenv("AWS_REQUEST_CHECKSUM_CALCULATION"), p.get("request_checksum_calculation")), "when_required") {
 			s.checksum = checksumNone
 		}
 	case checksumCRC32C, checksumMD5, checksumNone:

@@ -18,7 +18,9 @@ import (
 
 const webToken = "token-of-the-web-identity"
 
-// metadata plays the services that give keys: STS, a container's and an instance's. refuse makes each of them fail.
+const containerToken = "token-of-the-container"
+
+// metadata plays the services that give keys, by their documented protocols: STS, a container's and an instance's. refuse makes each of them fail.
 func metadata(t *testing.T, a s3test.Account, refuse bool) string {
 	t.Helper()
 	keys, err := json.Marshal(map[string]any{
@@ -28,10 +30,32 @@ func metadata(t *testing.T, a s3test.Account, refuse bool) string {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("PUT /latest/api/token", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "imds") })
-	mux.HandleFunc("GET /latest/meta-data/iam/security-credentials/{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "role") })
-	mux.HandleFunc("GET /latest/meta-data/iam/security-credentials/role", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(keys) })
+	mux.HandleFunc("PUT /latest/api/token", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-aws-ec2-metadata-token-ttl-seconds") == "" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		fmt.Fprint(w, "imds")
+	})
+	sessions := func(answer []byte) http.HandlerFunc { // version 2 of the instance's service
+		return func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("X-aws-ec2-metadata-token") != "imds" {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			_, _ = w.Write(answer)
+		}
+	}
+	mux.HandleFunc("GET /latest/meta-data/iam/security-credentials/{$}", sessions([]byte("role")))
+	mux.HandleFunc("GET /latest/meta-data/iam/security-credentials/role", sessions(keys))
 	mux.HandleFunc("GET /container", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(keys) })
+	mux.HandleFunc("GET /guarded", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != containerToken {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		_, _ = w.Write(keys)
+	})
 	mux.HandleFunc("POST /", func(w http.ResponseWriter, r *http.Request) {
 		if r.FormValue("Action") != "AssumeRoleWithWebIdentity" || r.FormValue("RoleArn") != "arn:role" || r.FormValue("WebIdentityToken") != webToken {
 			w.WriteHeader(http.StatusBadRequest)
@@ -71,6 +95,7 @@ func places(t *testing.T, a s3test.Account) map[string]struct {
 		return path
 	}
 	token := file("token", webToken)
+	pod := file("pod", containerToken)
 	process := file("process", fmt.Sprintf("#!/bin/sh\necho '{\"Version\":1,\"AccessKeyId\":%q,\"SecretAccessKey\":%q}'\n", a.AccessKey, a.SecretKey))
 	keys := fmt.Sprintf("aws_access_key_id = %s\naws_secret_access_key = %s\n", a.AccessKey, a.SecretKey)
 	wrong := map[string]string{"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
@@ -79,17 +104,24 @@ func places(t *testing.T, a s3test.Account) map[string]struct {
 		options s3.Options
 		service bool
 	}{
-		"options":              {wrong, s3.Options{Credentials: s3.Credentials{AccessKey: a.AccessKey, SecretKey: a.SecretKey}}, false},
-		"environment":          {map[string]string{"AWS_ACCESS_KEY_ID": a.AccessKey, "AWS_SECRET_ACCESS_KEY": a.SecretKey}, s3.Options{}, false},
-		"credentials file":     {map[string]string{"AWS_SHARED_CREDENTIALS_FILE": file("default", "[default]\n"+keys)}, s3.Options{}, false},
-		"named profile":        {map[string]string{"AWS_SHARED_CREDENTIALS_FILE": file("named", "[mine]\n"+keys), "AWS_PROFILE": "mine"}, s3.Options{}, false},
-		"profile in config":    {map[string]string{"AWS_CONFIG_FILE": file("config", "[profile mine]\n"+keys), "AWS_PROFILE": "mine"}, s3.Options{}, false},
-		"profile before keys":  {with(wrong, "AWS_CONFIG_FILE", file("config2", "[profile mine]\n"+keys)), s3.Options{Profile: "mine"}, false},
-		"a program":            {map[string]string{"AWS_CONFIG_FILE": file("config3", "[default]\ncredential_process = "+process+" print\n")}, s3.Options{}, false},
-		"web identity":         {map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": token, "AWS_ROLE_ARN": "arn:role", "AWS_ENDPOINT_URL_STS": "%s"}, s3.Options{}, true},
-		"container's role":     {map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": "%s/container"}, s3.Options{}, true},
-		"instance's role":      {map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": "%s"}, s3.Options{}, true},
-		"profile web identity": {map[string]string{"AWS_ENDPOINT_URL_STS": "%s", "AWS_CONFIG_FILE": file("config4", "[default]\nrole_arn = arn:role\nweb_identity_token_file = "+token+"\n")}, s3.Options{}, true},
+		"options":             {wrong, s3.Options{Credentials: s3.Credentials{AccessKey: a.AccessKey, SecretKey: a.SecretKey}}, false},
+		"environment":         {map[string]string{"AWS_ACCESS_KEY_ID": a.AccessKey, "AWS_SECRET_ACCESS_KEY": a.SecretKey}, s3.Options{}, false},
+		"credentials file":    {map[string]string{"AWS_SHARED_CREDENTIALS_FILE": file("default", "[default]\n"+keys)}, s3.Options{}, false},
+		"named profile":       {map[string]string{"AWS_SHARED_CREDENTIALS_FILE": file("named", "[mine]\n"+keys), "AWS_PROFILE": "mine"}, s3.Options{}, false},
+		"profile in config":   {map[string]string{"AWS_CONFIG_FILE": file("config", "[profile mine]\n"+keys), "AWS_PROFILE": "mine"}, s3.Options{}, false},
+		"profile before keys": {with(wrong, "AWS_CONFIG_FILE", file("config2", "[profile mine]\n"+keys)), s3.Options{Profile: "mine"}, false},
+		"a program":           {map[string]string{"AWS_CONFIG_FILE": file("config3", "[default]\ncredential_process = "+process+" print\n")}, s3.Options{}, false},
+		"web identity":        {map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": token, "AWS_ROLE_ARN": "arn:role", "AWS_ENDPOINT_URL_STS": "%s"}, s3.Options{}, true},
+		"a program, alone":    {map[string]string{"AWS_CONFIG_FILE": file("config5", "[default]\ncredential_process = "+process+"\n")}, s3.Options{}, false},
+		"a program, for a shell": {map[string]string{"AWS_CONFIG_FILE": file("config6", "[default]\ncredential_process = cd / && '"+process+"' \"a b\"\n")},
+			s3.Options{}, false},
+		"container with a token": {map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": "%s/guarded", "AWS_CONTAINER_AUTHORIZATION_TOKEN": containerToken},
+			s3.Options{}, true},
+		"container with a file":          {map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": "%s/guarded", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": pod}, s3.Options{}, true},
+		"web identity, all at one place": {map[string]string{"AWS_WEB_IDENTITY_TOKEN_FILE": token, "AWS_ROLE_ARN": "arn:role", "AWS_ENDPOINT_URL": "%s"}, s3.Options{}, true},
+		"container's role":               {map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": "%s/container"}, s3.Options{}, true},
+		"instance's role":                {map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": "%s"}, s3.Options{}, true},
+		"profile web identity":           {map[string]string{"AWS_ENDPOINT_URL_STS": "%s", "AWS_CONFIG_FILE": file("config4", "[default]\nrole_arn = arn:role\nweb_identity_token_file = "+token+"\n")}, s3.Options{}, true},
 	}
 }
 
@@ -123,9 +155,12 @@ func TestKeysComeFromEveryPlace(t *testing.T) {
 	for name, c := range places(t, server.Root) {
 		t.Run(name, func(t *testing.T) {
 			setenv(t, c.env, service)
-			t.Setenv("AWS_ENDPOINT_URL", server.Endpoint)
+			if c.env["AWS_ENDPOINT_URL"] == "" {
+				t.Setenv("AWS_ENDPOINT_URL", server.Endpoint)
+			}
+			t.Setenv("AWS_ENDPOINT_URL_S3", server.Endpoint)
 			c.options.Location = s3.Location{Bucket: bucket, Prefix: strings.Map(func(r rune) rune {
-				if r == ' ' || r == '\'' {
+				if r == ' ' || r == '\'' || r == ',' {
 					return '-'
 				}
 				return r

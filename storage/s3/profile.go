@@ -20,9 +20,22 @@ type profile struct {
 	values map[string]string
 	// s3 are the values of its services section for s3.
 	s3 map[string]string
+	// style is the addressing_style of its s3 settings.
+	style string
 }
 
 func (p profile) get(key string) string { return p.values[key] }
+
+// addressing is what the profile says of where the bucket stands.
+func (p profile) addressing() Addressing {
+	switch p.style {
+	case "path":
+		return AddressPath
+	case "virtual":
+		return AddressHost
+	}
+	return AddressAuto
+}
 
 // loadProfile reads both shared files; neither needs to exist unless the profile was asked for by name.
 func loadProfile(name string) (profile, error) {
@@ -63,6 +76,9 @@ func (p *profile) add(f *ini.File, section string) {
 	}
 	// The library has a section of that name in every file.
 	p.found = p.found || len(s.Keys()) > 0 || p.name != "default"
+	if s.HasKey("s3") {
+		p.style = first(nested(s.Key("s3"))["addressing_style"], p.style)
+	}
 	for _, k := range s.Keys() {
 		p.values[k.Name()] = k.String()
 	}

@@ -192,7 +192,7 @@ func TestALockOrACallerWithoutChecksums(t *testing.T) {
 		{Options{Checksum: "crc32c"}, "when_required", "crc32c"}, {Options{Checksum: "none", ObjectLock: time.Hour}, "", "md5"},
 	} {
 		t.Setenv("AWS_REQUEST_CHECKSUM_CALCULATION", c.env)
-		if s, err := c.o.putSettings(); err != nil || s.checksum != c.want {
+		if s, err := c.o.putSettings(profile{}); err != nil || s.checksum != c.want {
 			t.Errorf("%+v %s: %+v, %v", c.o, c.env, s, err)
 		}
 	}
