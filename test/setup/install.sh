@@ -112,6 +112,7 @@ if [ "$goal" = test ] || [ "$goal" = bench ]; then
 	"$here/s3-server.sh" >/dev/null
 fi
 if [ "$goal" = test ]; then
+	"$here/toxiproxy.sh" >/dev/null
 	for major in 13 14 16 17 18; do "$here/server.sh" $major >/dev/null; done
 	# What killed test programs left, when it is old enough that none can run still.
 	whose=(-user "$(id -u)")
