@@ -24,6 +24,7 @@ type View struct {
 	cache   *index.Cache
 	temp    string // directory to remove on Close
 	digests digestCache
+	ahead   readAhead
 
 	loading sync.Mutex // one after the other: what one view needs another must not make the cache forget
 
@@ -293,7 +294,7 @@ func (v *View) metaChunk(ctx context.Context, loc pack.Location) ([]byte, error)
 	if loc.Kind != pack.Meta {
 		return nil, fmt.Errorf("%w: metadata chunk %s is in a pack of data", ErrDamaged, loc.ID.Short())
 	}
-	sealed, err := v.ReadPack(ctx, loc.Pack, int64(loc.Offset), int64(loc.Sealed), nil)
+	sealed, err := v.ahead.read(ctx, loc, v.ReadPack)
 	if err != nil {
 		return nil, err
 	}
