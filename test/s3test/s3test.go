@@ -40,7 +40,7 @@ const (
 // Options of a server. The zero value is a server without TLS and without versions of objects.
 type Options struct {
 	TLS bool // with a certificate of its own: CAFile
-	// Versions lets buckets keep every version of an object, which retention (Locked) needs.
+	// Versions lets buckets keep every version of an object: those that Locked makes do, others when they are told to.
 	Versions bool
 	// Log keeps a line for each request, which Requests counts.
 	Log bool
@@ -234,7 +234,8 @@ func (s *Server) log() string {
 // Bucket makes an empty bucket of the root account and returns its name.
 func (s *Server) Bucket() string { return s.bucket(minio.MakeBucketOptions{Region: Region}) }
 
-// Locked makes a bucket whose objects can have a retention. The server needs Options.Versions.
+// Locked makes a bucket whose objects can have a retention. With Options.Versions it keeps versions, as all buckets of that kind do at AWS, so a put
+// over a locked object makes a new version; without, this server refuses such a put.
 func (s *Server) Locked() string {
 	return s.bucket(minio.MakeBucketOptions{Region: Region, ObjectLocking: true})
 }
@@ -279,10 +280,13 @@ func (s *Server) Policy(bucket, policy string) {
 }
 
 // Admin is a client of the root account, for what a Store cannot do.
-func (s *Server) Admin() *minio.Client {
+func (s *Server) Admin() *minio.Client { return s.Client(s.Root) }
+
+// Client is a client of that account, for what a Store does not do.
+func (s *Server) Client(a Account) *minio.Client {
 	s.t.Helper()
 	c, err := minio.New(s.Addr, &minio.Options{
-		Creds: credentials.NewStaticV4(s.Root.AccessKey, s.Root.SecretKey, ""), Region: Region,
+		Creds: credentials.NewStaticV4(a.AccessKey, a.SecretKey, ""), Region: Region,
 		Secure: s.opts.TLS, Transport: s.transport(),
 	})
 	if err != nil {
@@ -300,6 +304,29 @@ func (s *Server) transport() http.RoundTripper {
 		s.t.Fatal(err)
 	}
 	return &http.Transport{TLSClientConfig: tls}
+}
+
+// Asked gives what the account asked the server for since New, by the server's names: how often for each kind of request, and how often in vain, for want
+// of a right. It needs Options.Log.
+func (s *Server) Asked(a Account) (kinds map[string]int, denied int) {
+	s.t.Helper()
+	text, err := os.ReadFile(s.accessLog())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	kinds = map[string]int{}
+	for line := range strings.Lines(string(text)) {
+		// owner, bucket, two for the time, address, who asks, an ID, the kind, key, address, answer
+		f := strings.Fields(line)
+		if len(f) < 11 || f[5] != a.AccessKey {
+			continue
+		}
+		kinds[f[7]]++
+		if f[10] == strconv.Itoa(http.StatusForbidden) {
+			denied++
+		}
+	}
+	return kinds, denied
 }
 
 // Options opens the part of a bucket under prefix ("": all of it) as that account.
