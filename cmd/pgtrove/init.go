@@ -31,11 +31,17 @@ PGTROVE_PASSWORD or --passphrase) there is no identity file.
 
 Without the identity file or the passphrase nobody can read the backups. Keep a copy elsewhere.
 
+In a directory nothing keeps a host that backs up from deleting or changing what is there. In a bucket the storage does, if
+each host has an account of its own: docs/object-storage.md has a policy for each kind, and what else the bucket needs.
+
 Object storage is tested first, with some sixty small requests: whether it creates an object only once, whoever else tries
 at the same time. Hosts that back up at once, and a prune beside them, are safe by that; storage that cannot do it is refused.
+The bucket must be there. The account that makes the repository needs s3:ListBucket on it, s3:GetObject and s3:PutObject on
+config, keys/ and selftest/ in it, and may have s3:DeleteObject on selftest/, to leave nothing behind.
 
 With --object-lock, every command that writes asks the storage to let nobody delete the object for so long (governance
-mode). The bucket must have been made with object lock, which also turns its versioning on.`,
+mode). The bucket must have been made with object lock, which also turns its versioning on, and every account that writes
+needs s3:PutObjectRetention where it writes.`,
 		Args: exactly(),
 	}
 	c.Flags().BoolVar(&o.passphrase, "passphrase", false, "ask for a passphrase on the terminal")
@@ -62,7 +68,8 @@ func (a *app) init(ctx context.Context, o initOptions) (err error) {
 		return err
 	}
 	if o.lockDays > 0 && !isRemote(name) {
-		return usageError{err: errors.New("--object-lock: a directory cannot do that"), command: "pgtrove init"}
+		return usageError{err: errors.New("--object-lock: a directory cannot do that"),
+			hint: "whoever may write into a directory may delete and change what is there; a bucket that was made with object lock keeps it"}
 	}
 	pass, err := a.newPassphrase(ctx, o.passphrase)
 	if err != nil {
@@ -103,15 +110,11 @@ func (a *app) init(ctx context.Context, o initOptions) (err error) {
 	}
 	a.obey(repo.Config{Params: repo.Params{ObjectLockDays: o.lockDays}})
 	r, err := repo.InitWith(ctx, store, recipient, time.Now(), repo.InitOptions{Storage: tested, ObjectLockDays: o.lockDays})
-	switch {
-	case err != nil && tested != nil && errors.Is(err, storage.ErrUnreachable):
+	if tested != nil && errors.Is(err, storage.ErrUnreachable) {
 		undo = nil // it may have been made all the same, and then the identity is all that opens it
-		err = withHint(err, "it may have been made all the same: `pgtrove info` tells. The identity file, if one was made, is kept")
-	case err != nil && o.lockDays > 0:
-		err = withHint(err, "--object-lock needs a bucket that was made with object lock, and an account that may set retention (s3:PutObjectRetention)")
 	}
 	if err != nil {
-		return fmt.Errorf("make repository %s: %w", name, err)
+		return fmt.Errorf("make repository %s: %w", name, adviseInit(err, tested != nil, o.lockDays > 0))
 	}
 	return a.showInit(r.Config(), name, keyFile)
 }
@@ -140,14 +143,40 @@ func (a *app) createRemote(ctx context.Context, name string, unsafe bool) (stora
 	}
 	store := a.decorateRemote(driver)
 	if err := repo.Check(ctx, store); err != nil {
-		return nil, nil, err
+		return nil, nil, hintRights(err, false)
 	}
 	verdict, err := storage.SelfTest(ctx, store)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, hintRights(err, false)
 	}
 	tested, err := a.judgeStorage(verdict, unsafe)
 	return store, tested, err
+}
+
+// adviseInit says what to do where the storage did not take the new repository. remote: it is object storage.
+func adviseInit(err error, remote, lock bool) error {
+	switch {
+	case remote && errors.Is(err, storage.ErrUnreachable):
+		return withHint(err, "it may have been made all the same: `pgtrove info` tells. The identity file, if one was made, is kept")
+	case remote && errors.Is(err, storage.ErrDenied):
+		return hintRights(err, lock)
+	case lock:
+		return withHint(err, "--object-lock needs a bucket that was made with object lock")
+	}
+	return err
+}
+
+// hintRights says what init must be allowed to do in object storage, where it was not.
+func hintRights(err error, lock bool) error {
+	if !errors.Is(err, storage.ErrDenied) {
+		return err
+	}
+	also := ""
+	if lock {
+		also = ", with --object-lock also s3:PutObjectRetention on them"
+	}
+	return withHint(err, "check the keys. To init, an account needs s3:ListBucket on the bucket, and s3:GetObject and s3:PutObject on config, keys/ and "+
+		"selftest/ in it%s; those that back up or prune do not. docs/object-storage.md has the policies", also)
 }
 
 // judgeStorage tells what the test of a storage found, and refuses a storage that fails it unless that is allowed.
@@ -267,6 +296,11 @@ Make a copy now, on another machine or on paper, for example
 `, keyFile, shellQuote(keyFile))
 	} else {
 		text += "The passphrase is all that opens it. If it is forgotten, the backups are lost.\n"
+	}
+	if !isRemote(name) {
+		text += `An account that may back up into a directory may also delete and change what is there: nothing keeps a stolen host from destroying
+its backups. A bucket can (docs/object-storage.md); or copy the directory to where that host cannot reach it.
+`
 	}
 	if os.Getuid() == 0 {
 		text += "Made by root: archive_command runs as PostgreSQL's account and needs all of this too. Simplest is to make it as that account.\n"
