@@ -6,8 +6,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
+	"time"
 )
 
 // SelfTestPrefix is where SelfTest writes.
@@ -35,7 +37,7 @@ type Verdict struct {
 	Problems []Problem // in the order of the constants, each once
 	// Keeps: the storage refuses to delete, as it should where the caller is a database host.
 	Keeps bool
-	Left  []string // keys that could therefore not be removed
+	Left  []string // keys that could not be removed, or of which that is not known
 }
 
 // CreateOnly says whether of several callers who put one key exactly one is told that it did, whatever else is wrong.
@@ -54,21 +56,24 @@ const (
 	selfTestRacers = 16
 	selfTestRounds = 3
 	selfTestSize   = 64 << 10 // bytes
+	salvageTime    = 15 * time.Second
 )
 
 // SelfTest finds out whether a storage keeps the promises of Store that no driver can give in its place: above all, that it creates an object only once.
 // It costs some sixty small requests. It writes under SelfTestPrefix, keys that no other call of it uses, and removes them if it may.
 //
-// s is a driver, or a decorator that repeats calls. The error is that of a call which kept it from a verdict. What fails after the storage was found not
-// to create only once changes nothing: servers that ignore the condition often fail in the race as well.
+// s is a driver, or a decorator that repeats calls. The error is that of a call which kept it from a verdict; Keeps and Left are then filled in all the same.
+// What fails after the storage was found not to create only once changes nothing: servers that ignore the condition often fail in the race as well.
 func SelfTest(ctx context.Context, s Store) (Verdict, error) {
 	t := &selfTest{store: s, prefix: SelfTestPrefix + rand.Text() + "/", sizes: map[string]int64{}}
 	err := t.run(ctx)
-	if cerr := t.clean(ctx); err == nil {
-		err = cerr
+	if err != nil {
+		t.salvage(ctx)
+	} else {
+		err = t.clean(ctx)
 	}
 	if err != nil && t.verdict.CreateOnly() {
-		return Verdict{}, fmt.Errorf("self-test of the storage: %w", err)
+		return Verdict{Keeps: t.verdict.Keeps, Left: t.verdict.Left}, fmt.Errorf("self-test of the storage: %w", err)
 	}
 	slices.SortFunc(t.verdict.Problems, func(a, b Problem) int { return slices.Index(problems(), a) - slices.Index(problems(), b) })
 	return t.verdict, nil
@@ -203,25 +208,42 @@ func (t *selfTest) list(ctx context.Context) error {
 	return nil
 }
 
-// clean deletes what may have been put.
-func (t *selfTest) clean(ctx context.Context) error {
-	for key := range t.sizes {
-		err := t.store.Delete(ctx, key)
-		switch {
-		case err == nil:
-			if _, err := t.store.Get(ctx, key, Range{}, nil); err == nil {
-				t.found(ProblemUndead)
-			} else if !errors.Is(err, ErrNotExist) {
-				return err
-			}
-		case errors.Is(err, ErrUnreachable) || ctx.Err() != nil:
-			return err
-		default:
-			t.verdict.Keeps = true
+// salvage cleans up after a failure, also when the caller has given up, but for no long time.
+func (t *selfTest) salvage(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), salvageTime)
+	defer cancel()
+	_ = t.clean(ctx) // the first error says more
+}
+
+// clean deletes what may have been put. Where one call finds nobody, no other is made.
+func (t *selfTest) clean(ctx context.Context) (err error) {
+	for _, key := range slices.Sorted(maps.Keys(t.sizes)) {
+		if err != nil {
+			t.verdict.Left = append(t.verdict.Left, key)
+			continue
+		}
+		err = t.remove(ctx, key)
+	}
+	return err
+}
+
+func (t *selfTest) remove(ctx context.Context, key string) error {
+	err := t.store.Delete(ctx, key)
+	if errors.Is(err, ErrUnreachable) || ctx.Err() != nil {
+		t.verdict.Left = append(t.verdict.Left, key)
+		return err
+	}
+	switch _, there := t.store.Get(ctx, key, Range{Len: 1}, nil); {
+	case err == nil && there == nil:
+		t.found(ProblemUndead)
+	case err == nil && !errors.Is(there, ErrNotExist):
+		return there
+	case err != nil:
+		t.verdict.Keeps = true
+		if !errors.Is(there, ErrNotExist) { // what was never put is not left
 			t.verdict.Left = append(t.verdict.Left, key)
 		}
 	}
-	slices.Sort(t.verdict.Left)
 	return nil
 }
 

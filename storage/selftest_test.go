@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pgtrove/pgtrove/storage"
@@ -193,5 +194,59 @@ func TestASelfTestThatFailsHasNoVerdict(t *testing.T) {
 		if !errors.Is(err, storage.ErrUnreachable) || v.Problems != nil {
 			t.Errorf("call %d of %d failed: %+v, %v", n, whole.Calls(), v, err)
 		}
+	}
+}
+
+func TestAFailedSelfTestLeavesNothingOrSaysWhat(t *testing.T) {
+	for n := 1; ; n++ {
+		below := mem.New(nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		puts := atomic.Int32{}
+		s := fault.New(below, func(op fault.Op) fault.Action {
+			switch {
+			case op.Verb != fault.Put || int(puts.Add(1)) != n:
+				return fault.Action{}
+			case n%2 == 0:
+				cancel() // a person who is tired of waiting
+				return fault.Action{Before: context.Canceled}
+			}
+			return fault.Action{After: storage.ErrUnreachable} // one that lost the race has lost nothing
+		})
+		_, err := storage.SelfTest(ctx, s)
+		cancel()
+		if int(puts.Load()) < n {
+			break
+		}
+		left := 0
+		if lerr := below.List(t.Context(), "", func(storage.Info) error { left++; return nil }); err == nil && n%2 == 0 || lerr != nil || left > 0 {
+			t.Errorf("put %d failed: %v; it left %d objects, %v", n, err, left, lerr)
+		}
+	}
+
+	// The storage goes away for good: what may be there is told.
+	below := mem.New(nil)
+	gone := atomic.Bool{}
+	s := fault.New(below, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Put && strings.Contains(op.Key, "race-1") {
+			gone.Store(true)
+		}
+		if gone.Load() {
+			return fault.Action{Before: storage.ErrUnreachable}
+		}
+		return fault.Action{}
+	})
+	v, err := storage.SelfTest(t.Context(), s)
+	if !errors.Is(err, storage.ErrUnreachable) || len(v.Left) != 3 || v.Keeps {
+		t.Errorf("%v, left %q", err, v.Left)
+	}
+	// An account that may not even put has left nothing.
+	v, err = storage.SelfTest(t.Context(), liar{Store: fault.New(below, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Put {
+			return fault.Action{Before: storage.ErrDenied}
+		}
+		return fault.Action{}
+	}), del: storage.ErrDenied})
+	if !errors.Is(err, storage.ErrDenied) || len(v.Left) != 0 {
+		t.Errorf("%v, left %q", err, v.Left)
 	}
 }
