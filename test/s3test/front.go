@@ -110,6 +110,7 @@ const busy = `<?xml version="1.0" encoding="UTF-8"?>
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := f.answer(r)
 	if a.Busy {
+		_, _ = io.Copy(io.Discard, r.Body) // so that the client reads the answer, and does not stumble over a closed connection first
 		if a.RetryAfter > 0 {
 			w.Header().Set("Retry-After", fmt.Sprint(a.RetryAfter))
 		}
