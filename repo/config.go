@@ -118,25 +118,27 @@ type Repo struct {
 	opening Opening
 }
 
-// Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil. What a self-test had to leave does not count.
+// Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil. What a failed Init or a self-test had to leave does not
+// count: no more than test objects, and key bundles without a config.
 func Check(ctx context.Context, store storage.Store) error {
 	errFound := errors.New("found")
 	found := ""
 	err := store.List(ctx, "", func(i storage.Info) error {
-		if strings.HasPrefix(i.Key, storage.SelfTestPrefix) {
-			return nil
-		}
-		found = i.Key
-		if i.Key == configKey {
+		switch {
+		case i.Key == configKey:
 			return ErrExists
+		case found != "" && i.Key > configKey:
+			return errFound // there is no config: it would have come before
+		case !strings.HasPrefix(i.Key, storage.SelfTestPrefix) && !strings.HasPrefix(i.Key, keysPrefix):
+			found = i.Key
 		}
 		return nil
 	})
 	switch {
-	case errors.Is(err, errFound), err == nil && found == "":
-		return nil
-	case err != nil:
+	case err != nil && !errors.Is(err, errFound):
 		return err
+	case found == "":
+		return nil
 	}
 	return fmt.Errorf("%w: holds %s and maybe more", ErrNotEmpty, found)
 }
@@ -153,7 +155,7 @@ type InitOptions struct {
 	ObjectLockDays int          // Params.ObjectLockDays
 }
 
-// InitWith is Init with options.
+// InitWith is Init with options. Errors: those of Check, ErrExists also where another Init was faster; *InitError where the storage failed.
 func InitWith(ctx context.Context, store storage.Store, recipient age.Recipient, now time.Time, o InitOptions) (*Repo, error) {
 	if err := Check(ctx, store); err != nil {
 		return nil, err
@@ -170,15 +172,20 @@ func InitWith(ctx context.Context, store storage.Store, recipient age.Recipient,
 	if err != nil {
 		return nil, fmt.Errorf("seal key bundle: %w", err)
 	}
-	if err := store.Put(ctx, keysPrefix+newID(), wrapped); err != nil {
-		return nil, fmt.Errorf("write key bundle: %w", err)
-	}
 	text, err := c.marshal()
 	if err != nil {
 		return nil, err
 	}
+	key := keysPrefix + newID()
+	if err := store.Put(ctx, key, wrapped); err != nil {
+		return nil, abandon(ctx, store, key, &InitError{Err: fmt.Errorf("write key bundle: %w", err)})
+	}
 	if err := store.Put(ctx, configKey, text); err != nil {
-		return nil, fmt.Errorf("write config: %w", err)
+		unknown := ctx.Err() != nil || errors.Is(err, storage.ErrUnreachable)
+		if errors.Is(err, storage.ErrExist) {
+			err = ErrExists
+		}
+		return nil, abandon(ctx, store, key, &InitError{MayExist: unknown, Err: fmt.Errorf("write config: %w", err)})
 	}
 	return newOpened(store, c, bundle, Opening{Config: text, Bundle: wrapped})
 }
@@ -195,6 +202,7 @@ func Open(ctx context.Context, store storage.Store, ids ...age.Identity) (*Repo,
 		return nil, err
 	}
 	var bundle *keys.Bundle
+	foreign := ""
 	err = store.List(ctx, keysPrefix, func(i storage.Info) error {
 		if bundle != nil {
 			return nil
@@ -204,7 +212,11 @@ func Open(ctx context.Context, store storage.Store, ids ...age.Identity) (*Repo,
 			return fmt.Errorf("read %s: %w", i.Key, err)
 		}
 		bundle, err = keys.Unwrap(b, ids...)
-		if errors.Is(err, keys.ErrLocked) {
+		switch {
+		case errors.Is(err, keys.ErrLocked):
+			return nil
+		case err == nil && bundle.Repository != c.ID:
+			foreign, bundle = i.Key, nil // an Init left it that did not come to its end
 			return nil
 		}
 		o.Bundle = b
@@ -213,7 +225,10 @@ func Open(ctx context.Context, store storage.Store, ids ...age.Identity) (*Repo,
 	if err != nil {
 		return nil, fmt.Errorf("open key bundle: %w", err)
 	}
-	if bundle == nil {
+	switch {
+	case bundle == nil && foreign != "":
+		return nil, fmt.Errorf("%w: key bundle %s belongs to another repository than %s, and no other one opens", ErrDamaged, foreign, c.ID)
+	case bundle == nil:
 		return nil, fmt.Errorf("open key bundle: %w", keys.ErrLocked)
 	}
 	return newOpened(store, *c, bundle, o)

@@ -110,11 +110,12 @@ func (a *app) init(ctx context.Context, o initOptions) (err error) {
 	}
 	a.obey(repo.Config{Params: repo.Params{ObjectLockDays: o.lockDays}})
 	r, err := repo.InitWith(ctx, store, recipient, time.Now(), repo.InitOptions{Storage: tested, ObjectLockDays: o.lockDays})
-	if tested != nil && errors.Is(err, storage.ErrUnreachable) {
-		undo = nil // it may have been made all the same, and then the identity is all that opens it
+	var failed *repo.InitError
+	if errors.As(err, &failed) && failed.MayExist && tested != nil {
+		undo = nil // the identity is all that opens it
 	}
 	if err != nil {
-		return fmt.Errorf("make repository %s: %w", name, adviseInit(err, tested != nil, o.lockDays > 0))
+		return fmt.Errorf("make repository %s: %w", name, a.adviseInit(err, tested != nil, o.lockDays > 0, keyFile))
 	}
 	return a.showInit(r.Config(), name, keyFile)
 }
@@ -134,8 +135,7 @@ func (a *app) createStorage(ctx context.Context, name string, o initOptions) (st
 	return a.decorate(driver), nil, append(undo, func() { clearRepository(name) }), nil
 }
 
-// createRemote gives the storage for a new repository in object storage, and what its test found. What a failed init leaves there stays: this host
-// may not be allowed to delete, and who else is at it cannot be told.
+// createRemote gives the storage for a new repository in object storage, and what its test found.
 func (a *app) createRemote(ctx context.Context, name string, unsafe bool) (storage.Store, *repo.StorageTest, error) {
 	driver, err := a.openS3(ctx, name)
 	if err != nil {
@@ -147,6 +147,10 @@ func (a *app) createRemote(ctx context.Context, name string, unsafe bool) (stora
 	}
 	verdict, err := storage.SelfTest(ctx, store)
 	if err != nil {
+		if n := len(verdict.Left); n > 0 {
+			a.out.info("the test may have left %s under %s; they do no harm, and another init does not mind them", showCount(int64(n), "small object", "small objects"),
+				storage.SelfTestPrefix)
+		}
 		return nil, nil, hintRights(err, false)
 	}
 	tested, err := a.judgeStorage(verdict, unsafe)
@@ -154,13 +158,22 @@ func (a *app) createRemote(ctx context.Context, name string, unsafe bool) (stora
 }
 
 // adviseInit says what to do where the storage did not take the new repository. remote: it is object storage.
-func adviseInit(err error, remote, lock bool) error {
+func (a *app) adviseInit(err error, remote, lock bool, keyFile string) error {
+	var failed *repo.InitError
+	if remote && errors.As(err, &failed) && failed.Left != "" {
+		a.out.info("%s may be left in the bucket; it does no harm, and another init does not mind it", failed.Left)
+	}
 	switch {
-	case remote && errors.Is(err, storage.ErrUnreachable):
-		return withHint(err, "it may have been made all the same: `pgtrove info` tells. The identity file, if one was made, is kept")
+	case errors.Is(err, repo.ErrExists): // another init was faster
+	case failed != nil && failed.MayExist && remote:
+		then := "if there is no repository, run init again"
+		if keyFile != "" {
+			then = fmt.Sprintf("if there is no repository, remove the identity file %s, which was kept, and run init again", keyFile)
+		}
+		return withHint(err, "it may have been made all the same: `pgtrove info` tells; %s", then)
 	case remote && errors.Is(err, storage.ErrDenied):
 		return hintRights(err, lock)
-	case lock:
+	case lock && failed != nil:
 		return withHint(err, "--object-lock needs a bucket that was made with object lock")
 	}
 	return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -220,6 +221,81 @@ func TestObjectLockHoldsForEveryCommandThatWrites(t *testing.T) {
 		if !strings.Contains(stdout, `"object_lock":{"until":"20`) || !strings.Contains(stdout, `"locked":[]`) {
 			t.Error(stdout)
 		}
+	}
+}
+
+// TestAFailedInitIsFollowedByOneThatSucceeds: an account may put everything but config.
+func TestAFailedInitIsFollowedByOneThatSucceeds(t *testing.T) {
+	h := newRemote(t)
+	for _, deletes := range []bool{true, false} {
+		bucket, account := h.server.Bucket(), h.server.Account()
+		also := ""
+		if deletes {
+			also = `,"s3:DeleteObject"`
+		}
+		h.server.Policy(bucket, fmt.Sprintf(`{"Version":"2012-10-17","Statement":[
+			{"Effect":"Allow","Principal":{"AWS":[%[1]q]},"Action":"s3:ListBucket","Resource":"arn:aws:s3:::%[2]s"},
+			{"Effect":"Allow","Principal":{"AWS":[%[1]q]},"Action":["s3:GetObject","s3:PutObject"%[3]s],"Resource":"arn:aws:s3:::%[2]s/*"},
+			{"Effect":"Deny","Principal":{"AWS":[%[1]q]},"Action":"s3:PutObject","Resource":"arn:aws:s3:::%[2]s/fleet/config"}]}`, account.AccessKey, bucket, also))
+		key := filepath.Join(t.TempDir(), "key")
+		init := []string{"init", "--repo", "s3://" + bucket + "/fleet", "--key-file", key}
+		t.Setenv("AWS_ACCESS_KEY_ID", account.AccessKey)
+		t.Setenv("AWS_SECRET_ACCESS_KEY", account.SecretKey)
+		_, stderr := h.want(8, "s3:PutObject on config", init...)
+		var left []string
+		if err := h.server.Store(bucket, "fleet", h.server.Root).List(t.Context(), "", func(i storage.Info) error {
+			left = append(left, i.Key)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if deletes && len(left) > 0 || !deletes && (len(left) < 2 || !strings.Contains(stderr, left[0]+" may be left")) {
+			t.Errorf("deletes %v: it left %v and says %s", deletes, left, stderr)
+		}
+		if _, err := os.Stat(key); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the identity file: %v", err)
+		}
+		t.Setenv("AWS_ACCESS_KEY_ID", h.server.Root.AccessKey)
+		t.Setenv("AWS_SECRET_ACCESS_KEY", h.server.Root.SecretKey)
+		h.want(0, "made in", init...)
+		h.want(0, "no snapshots", "--repo", "s3://"+bucket+"/fleet", "--key-file", key, "snapshots")
+	}
+}
+
+// TestAnInitWhoseEndIsNotKnownKeepsTheIdentity: it may be all that opens the repository.
+func TestAnInitWhoseEndIsNotKnownKeepsTheIdentity(t *testing.T) {
+	h := newRemote(t)
+	front := s3test.NewFront(t, h.server.Addr)
+	t.Setenv("AWS_ENDPOINT_URL_S3", "http://"+front.Addr)
+	for prefix, c := range map[string]struct {
+		fate s3test.Answer
+		made bool
+	}{"made": {s3test.Answer{Lose: true}, true}, "notmade": {s3test.Answer{Busy: true}, false}} {
+		config := h.bucket + "/" + prefix + "/config"
+		front.Set(func(r s3test.Request) s3test.Answer {
+			if r.Method == http.MethodPut && r.Key == config {
+				return c.fate
+			}
+			return s3test.Answer{}
+		})
+		key := filepath.Join(t.TempDir(), "key")
+		in := []string{"--repo", "s3://" + h.bucket + "/" + prefix, "--key-file", key}
+		_, stderr := h.want(7, "remove the identity file "+key, append(in, "--retry-time", "0", "init")...)
+		if !strings.Contains(stderr, "write config") {
+			t.Errorf("it failed elsewhere: %s", stderr)
+		}
+		front.Set(nil)
+		if c.made {
+			h.want(0, "no snapshots", append(in, "snapshots")...)
+			h.want(5, "exists already", append(in, "init")...)
+			continue
+		}
+		h.want(4, "no repository", append(in, "snapshots")...)
+		if err := os.Remove(key); err != nil { // as the hint says
+			t.Fatal(err)
+		}
+		h.want(0, "made in", append(in, "init")...)
+		h.want(0, "no snapshots", append(in, "snapshots")...)
 	}
 }
 
