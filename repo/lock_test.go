@@ -3,6 +3,7 @@ package repo
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -146,6 +147,38 @@ func (b *lockedBucket) runsOut(atLeast int, locks map[string]time.Time) {
 	if removed < atLeast || removed == 0 {
 		b.t.Errorf("%d of %d could be removed", removed, atLeast)
 	}
+}
+
+// TestWithoutVersionsAPruneDeletesWhatRanOut: this server refuses to delete what is locked.
+func TestWithoutVersionsAPruneDeletesWhatRanOut(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{}))
+	r := b.repo
+	old, _ := backup(t, r, pieces(26, 20))
+	_, ids := backup(t, r, pieces(27, 20))
+	prune(t, r, after(0))
+	must(t, r.Forget(t.Context(), old))
+	prune(t, r, after(13))
+	run, err := r.newestRun(t.Context())
+	must(t, err)
+	report := prune(t, r, after(14))
+	if report.Swept.Packs == 0 || len(report.Locked) > 0 || len(report.Waiting) == 0 {
+		t.Fatalf("%+v", report)
+	}
+	for _, key := range run.Condemned {
+		if !slices.Contains(report.Waiting, key) || !slices.Contains(list(t, b.store, packsPrefix), key) {
+			t.Errorf("%s was deleted, or nobody was told that it was not: %v", key, report.Waiting)
+		}
+	}
+	time.Sleep(putLock + time.Second)
+	for range 2 { // condemned once more, and deleted
+		report = prune(t, r, after(15))
+	}
+	for _, key := range list(t, b.store, packsPrefix) {
+		if slices.Contains(run.Condemned, key) {
+			t.Errorf("%s is still there: %+v", key, report)
+		}
+	}
+	check(t, r, ids, pieces(27, 20))
 }
 
 func TestARefusedExtensionIsReportedAndTriedAgain(t *testing.T) {

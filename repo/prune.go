@@ -72,8 +72,9 @@ type PruneReport struct {
 	Tidied    Amount   // files that writers left half-made when they were killed
 	Locked    []string // objects that the storage refuses to delete, and why it does so with one of them
 	LockedErr error
-	Damage    []error // as long as there is any, no pack is deleted
-	Stopped   bool    // a newer run has begun to clean up, so this one left it to that
+	Waiting   []string // objects that are locked yet, in a storage that hides nothing that is: a later run deletes them
+	Damage    []error  // as long as there is any, no pack is deleted
+	Stopped   bool     // a newer run has begun to clean up, so this one left it to that
 
 	Locks LockReport
 }

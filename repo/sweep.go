@@ -74,7 +74,8 @@ func (p *pruner) sweep(ctx context.Context) error {
 		}
 	}
 	void := slices.DeleteFunc(slices.Clone(p.void), func(key string) bool {
-		return slices.Contains(p.report.Locked, sessionsPrefix+outcomeSession(key))
+		session := sessionsPrefix + outcomeSession(key)
+		return slices.Contains(p.report.Locked, session) || slices.Contains(p.report.Waiting, session)
 	})
 	if err := p.delete(ctx, void); err != nil {
 		return err
@@ -161,6 +162,10 @@ func (p *pruner) delete(ctx context.Context, keys []string) error {
 			if errors.Is(err, storage.ErrDenied) {
 				mu.Lock()
 				defer mu.Unlock()
+				if errors.Is(err, storage.ErrLocked) {
+					p.report.Waiting = append(p.report.Waiting, key)
+					return nil
+				}
 				p.report.Locked, p.report.LockedErr = append(p.report.Locked, key), err
 				return nil
 			}
@@ -169,5 +174,6 @@ func (p *pruner) delete(ctx context.Context, keys []string) error {
 	}
 	err := g.Wait()
 	slices.Sort(p.report.Locked)
+	slices.Sort(p.report.Waiting)
 	return err
 }

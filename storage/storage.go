@@ -9,6 +9,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -38,7 +39,7 @@ type Store interface {
 	// A prefix under which nothing lies is an empty listing; a storage that is gone is ErrUnreachable.
 	List(ctx context.Context, prefix string, fn func(Info) error) error
 
-	// Delete removes the object; nil if it is absent. On nil the removal is durable.
+	// Delete removes the object; nil if it is absent. On nil the removal is durable. ErrLocked.
 	Delete(ctx context.Context, key string) error
 }
 
@@ -105,6 +106,8 @@ var (
 	ErrUnreachable = errors.New("storage unreachable")
 	// ErrDenied: the storage refuses this caller.
 	ErrDenied = errors.New("access denied")
+	// ErrLocked: nobody may delete the object for a time that is not over. It is an ErrDenied.
+	ErrLocked = fmt.Errorf("%w: the object is locked", ErrDenied)
 	// ErrFull: no room, or the quota is used up.
 	ErrFull = errors.New("storage full")
 	// ErrReadOnly: the storage takes no writes.

@@ -107,14 +107,20 @@ func TestThePruneReportSaysWhatBecameOfLocks(t *testing.T) {
 		t.Error(got)
 	}
 	p := &pruneRun{app: newApp()}
-	if err := p.shortcomings(good); err != nil {
-		t.Error(err)
+	waiting := &repo.PruneReport{Waiting: []string{"packs/a/b"}}
+	if got := pruneText(waiting, 0); !strings.Contains(got, "\n  locked yet, and deleted by a later run: 1 object ") || pruneResult(waiting, nil).Lock.Waiting != 1 {
+		t.Error(got)
+	}
+	for _, r := range []*repo.PruneReport{good, waiting} {
+		if err := p.shortcomings(r); err != nil {
+			t.Error(err)
+		}
 	}
 	j, err := json.Marshal(pruneResult(good, nil).Lock)
-	if err != nil || string(j) != `{"until":"2026-12-05T00:00:00Z","extended":1234,"not_extended":0}` {
+	if err != nil || string(j) != `{"until":"2026-12-05T00:00:00Z","extended":1234,"not_extended":0,"waiting":0}` {
 		t.Errorf("%s, %v", j, err)
 	}
-	if j, err = json.Marshal(pruneResult(&repo.PruneReport{}, nil).Lock); err != nil || string(j) != `{"until":null,"extended":0,"not_extended":0}` {
+	if j, err = json.Marshal(pruneResult(&repo.PruneReport{}, nil).Lock); err != nil || string(j) != `{"until":null,"extended":0,"not_extended":0,"waiting":0}` {
 		t.Errorf("%s, %v", j, err)
 	}
 

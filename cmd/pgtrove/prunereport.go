@@ -59,6 +59,7 @@ type lockJSON struct {
 	Until       jsonTime `json:"until"`    // everything needed is locked at least until then; null: the repository asks for no locks
 	Extended    int      `json:"extended"` // objects
 	NotExtended int      `json:"not_extended"`
+	Waiting     int      `json:"waiting"` // objects that are not needed and locked yet; a later run deletes them
 }
 
 func prunedResult(commits []repo.Commit) []prunedJSON {
@@ -90,7 +91,7 @@ func pruneResult(r *repo.PruneReport, err error) pruneJSON {
 		Type: "prune", Run: r.Run, Snapshots: r.Valid, Removed: prunedResult(r.Expired), Returned: prunedResult(r.Returned),
 		Fenced: sessionsResult(r.Fenced), Blocked: []sessionJSON{}, Vanished: []prunedJSON{}, Stored: amountJSON(r.Stored), Deleted: amountJSON(r.Swept),
 		Condemned: amountJSON(r.Condemned), Repacked: amountJSON(r.Repacked), Rescued: amountJSON(r.Rescued), Tidied: amountJSON(r.Tidied), Locked: []string{}, Damage: []string{},
-		Lock: lockJSON{jsonTime(r.Locks.Until), r.Locks.Extended, r.Locks.Refused},
+		Lock: lockJSON{jsonTime(r.Locks.Until), r.Locks.Extended, r.Locks.Refused, len(r.Waiting)},
 	}
 	if errors.As(err, &blocked) {
 		j.Blocked = sessionsResult(blocked.Sessions)
@@ -188,6 +189,9 @@ func pruneText(r *repo.PruneReport, took time.Duration) string {
 	}
 	if r.Locks.Extended > 0 {
 		fmt.Fprintf(&b, "  locked until %s: %s, so that nobody deletes what is needed\n", showTime(r.Locks.Until), showCount(int64(r.Locks.Extended), "object", "objects"))
+	}
+	if n := len(r.Waiting); n > 0 {
+		fmt.Fprintf(&b, "  locked yet, and deleted by a later run: %s that nobody needs\n", showCount(int64(n), "object", "objects"))
 	}
 	if r.Stopped {
 		b.WriteString("  a newer run has begun, and deletes what this one did not\n")

@@ -35,8 +35,7 @@ func (s *Store) Lock(ctx context.Context, key string, until time.Time) error {
 	var refused minio.ErrorResponse
 	switch {
 	case err == nil:
-		kept, err := time.Parse(time.RFC3339, info.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date"))
-		if err == nil && !kept.Before(until) {
+		if !keptUntil(info).Before(until) {
 			return nil
 		}
 		if minio.RetentionMode(info.Metadata.Get("X-Amz-Object-Lock-Mode")) == minio.Compliance {
@@ -52,6 +51,12 @@ func (s *Store) Lock(ctx context.Context, key string, until time.Time) error {
 		return wrap(ctx, "lock", key, err)
 	}
 	return nil
+}
+
+// keptUntil is the end of an object's retention, the zero time if it has none, or this account may not see it.
+func keptUntil(info minio.ObjectInfo) time.Time {
+	t, _ := time.Parse(time.RFC3339, info.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date"))
+	return t
 }
 
 var _ storage.Locker = (*Store)(nil)

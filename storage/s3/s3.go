@@ -236,7 +236,8 @@ func (s *Store) List(ctx context.Context, prefix string, fn func(storage.Info) e
 	return nil
 }
 
-// Delete implements storage.Store. In a bucket with versions the object's content stays, as a version that no listing shows.
+// Delete implements storage.Store. In a bucket with versions the object's content stays, as a version that no listing shows. If it is refused, a second
+// request asks whether that is because of a lock, for which servers have no word of their own.
 func (s *Store) Delete(ctx context.Context, key string) error {
 	ctx, err := begin(ctx, "delete", key, storage.CheckKey)
 	if err != nil {
@@ -248,8 +249,13 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		return nil
 	}
 	err = wrap(ctx, "delete", key, err)
-	if errors.Is(err, storage.ErrNotExist) {
+	switch {
+	case errors.Is(err, storage.ErrNotExist):
 		return nil
+	case errors.Is(err, storage.ErrDenied):
+		if info, ask := s.core.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{}); ask == nil && keptUntil(info).After(time.Now()) {
+			return &storage.Error{Op: "delete", Key: key, Class: storage.ErrLocked, Err: errors.Unwrap(err)}
+		}
 	}
 	return err
 }
