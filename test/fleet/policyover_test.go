@@ -96,8 +96,11 @@ func TestNobodyOverwritesWhatIsLockedWithoutVersions(t *testing.T) {
 
 	// A prune cannot delete either, for as long as the retention lasts, and says so. It is no failure of it.
 	pruner.ok("forget", snapshot)
-	pruner.fails(0, "locked yet, and deleted by a later run", "prune")
-	pruner.fails(0, "locked yet, and deleted by a later run", "prune")
+	for range 2 {
+		if said := pruner.ok("prune"); !strings.Contains(said, "locked yet, and deleted by a later run") {
+			t.Error(said)
+		}
+	}
 	db.backup()
 	reader.ok("verify", "--read-data")
 	reader.ok("restore", "--to", filepath.Join(reader.home, "restored"))
