@@ -177,6 +177,45 @@ func TestAnUnmountedFileSystem(t *testing.T) {
 	}
 }
 
+// TestAFileSystemThatVanishesUnderAPut: what had not ended by then is not acknowledged, and nothing is written into the mount point.
+func TestAFileSystemThatVanishesUnderAPut(t *testing.T) {
+	if !storagetest.CanMount(t) {
+		return
+	}
+	mount := storagetest.Tmpfs(t, "size=64m")
+	s, _ := repositoryIn(t, mount)
+	put(t, s, "wal/there", "x")
+	begun := make(chan struct{}, 4)
+	errs := make(chan error, 4)
+	for w := range cap(errs) {
+		go func() {
+			for i := 0; ; i++ {
+				err := s.Put(t.Context(), fmt.Sprintf("wal/%d-%d", w, i), make([]byte, 10<<10))
+				if i == 3 {
+					begun <- struct{}{}
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+			}
+		}()
+	}
+	for range cap(begun) {
+		<-begun
+	}
+	if err := unix.Unmount(mount, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	for range cap(errs) {
+		wantErr(t, "Put", <-errs, storage.ErrUnreachable)
+	}
+	unreachable(t, s)
+	if got := names(t, mount); len(got) > 0 {
+		t.Errorf("something was written under the mount point: %q", got)
+	}
+}
+
 // The tests below run this program again as a child; it does one of these and exits.
 const (
 	childEnv   = "PGTROVE_TEST_CHILD"
@@ -186,6 +225,7 @@ const (
 
 	childNoLinks = "nolinks" // withoutLinks
 	childNothing = "nothing" // withNothing
+	childNoSync  = "nosync"  // withoutSync
 )
 
 // background is a child's context: it has no test.
@@ -230,6 +270,8 @@ func child(what, root string) error {
 		return withoutLinks(s)
 	case childNothing:
 		return withNothing(s)
+	case childNoSync:
+		return withoutSync(s)
 	}
 	return errors.New("unknown child")
 }
