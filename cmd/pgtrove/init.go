@@ -310,6 +310,11 @@ Make a copy now, on another machine or on paper, for example
 	} else {
 		text += "The passphrase is all that opens it. If it is forgotten, the backups are lost.\n"
 	}
+	if days := c.Params.ObjectLockDays; days > 0 {
+		text += fmt.Sprintf(`What is written is locked for %s. Prune more often than each half of that, such as every night: it extends the locks of what is needed.
+What it deletes the bucket keeps as old versions: give the bucket a rule that removes these (docs/object-storage.md).
+`, showCount(int64(days), "day", "days"))
+	}
 	if !isRemote(name) {
 		text += `An account that may back up into a directory may also delete and change what is there: nothing keeps a stolen host from destroying
 its backups. A bucket can (docs/object-storage.md); or copy the directory to where that host cannot reach it.

@@ -189,7 +189,7 @@ func TestObjectLockHoldsForEveryCommandThatWrites(t *testing.T) {
 	h.want(2, "directory", "init", "--object-lock", "14d", "--repo", t.TempDir())
 
 	locked := "s3://" + h.server.Locked() + "/fleet"
-	h.want(0, "", "init", "--object-lock", "14d", "--repo", locked)
+	h.want(0, "locked for 14 days", "init", "--object-lock", "14d", "--repo", locked)
 	bucket := strings.Split(locked, "/")[2]
 	store := h.server.Store(bucket, "fleet", h.server.Root)
 	pgdata, file := h.dataDirectory()
