@@ -218,6 +218,29 @@ func TestALockIsExtendedAndNeverShortened(t *testing.T) {
 	wantErr(t, "a stopped server", s.Lock(t.Context(), "short", day.Add(time.Hour)), storage.ErrUnreachable)
 }
 
+// TestADeletionThatALockForbidsIsToldFromOneThatNobodyMayDo, by a server that keeps no versions.
+func TestADeletionThatALockForbidsIsToldFromOneThatNobodyMayDo(t *testing.T) {
+	server := s3test.New(t, s3test.Options{})
+	bucket, reader := server.Locked(), server.Account()
+	server.Policy(bucket, `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":["`+reader.AccessKey+`"]},
+		"Action":["s3:GetObject","s3:GetObjectRetention"],"Resource":"arn:aws:s3:::`+bucket+`/*"}]}`)
+	o := server.Options(bucket, "", server.Root)
+	o.ObjectLock = time.Hour
+	put(t, open(t, o), "locked", "x")
+	put(t, server.Store(bucket, "", server.Root), "free", "x")
+	err := open(t, o).Delete(t.Context(), "locked")
+	wantErr(t, "Delete", err, storage.ErrLocked)
+	wantErr(t, "Delete", err, storage.ErrDenied)
+	err = server.Store(bucket, "", reader).Delete(t.Context(), "free")
+	wantErr(t, "Delete as a reader", err, storage.ErrDenied)
+	if errors.Is(err, storage.ErrLocked) {
+		t.Errorf("nothing is locked: %v", err)
+	}
+	if err := open(t, o).Delete(t.Context(), "free"); err != nil {
+		t.Error(err)
+	}
+}
+
 func open(t *testing.T, o s3.Options) *s3.Store {
 	t.Helper()
 	s, err := s3.Open(t.Context(), o)
