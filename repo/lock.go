@@ -39,8 +39,8 @@ func (p *pruner) lockedUntil() time.Time {
 }
 
 // extendLocks sees to it that nothing that snapshots need can be deleted, before the run is published. Where half of the period or less is left, it
-// locks everything that stays for a whole period from the run's begin on. Else what was condemned and stays after all is locked as long as the
-// rest: no run has extended that since it was condemned.
+// locks everything that stays for a whole period from the run's begin on. Else what no run has known to be needed is locked as long as the rest
+// (comeBack).
 //
 // What is not listed was put after the run began, and so is locked by itself for at least as long (docs/design.md, "Object lock").
 func (p *pruner) extendLocks(ctx context.Context) error {
@@ -114,11 +114,24 @@ func (p *pruner) needLock(ctx context.Context) (keys []string, err error) {
 			keys = append(append(keys, sessionsPrefix+sid), p.segments[sid]...)
 		}
 	}
+	keys = append(keys, p.archived(func(Commit) bool { return true })...)
 	slices.Sort(keys[1:])
 	return keys, nil
 }
 
-// comeBack lists what the last run was about to let go, and this one keeps: packs that it condemned, snapshots that it expired.
+// archived lists the archive objects that snapshots need which stay, each once.
+func (p *pruner) archived(of func(Commit) bool) (keys []string) {
+	for _, c := range p.staying {
+		if p.o.Archived != nil && c.Err == nil && of(c) {
+			keys = append(keys, p.o.Archived(c)...)
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// comeBack lists what the last run did not know to be needed, and this one does: packs that it condemned, snapshots that it expired, and what
+// was archived for a snapshot before that was committed.
 func (p *pruner) comeBack() (keys []string) {
 	going := p.going()
 	for _, key := range p.last.Condemned {
@@ -129,7 +142,7 @@ func (p *pruner) comeBack() (keys []string) {
 	for _, c := range p.report.Returned {
 		keys = append(keys, snapshotsPrefix+c.Cluster+"/"+c.ID)
 	}
-	return keys
+	return append(keys, p.archived(func(c Commit) bool { return !p.last.valid[snapshotsPrefix+c.Cluster+"/"+c.ID] })...)
 }
 
 // going are the packs that this run or the next one deletes.

@@ -232,6 +232,34 @@ func TestWhatComesBackIsLockedLikeTheRest(t *testing.T) {
 	check(t, b.repo, ids, pieces(23, 20))
 }
 
+func TestTheWALThatASnapshotNeedsStaysLocked(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
+	wal := func(sid string) string { return "wal/main/1/00000001/" + sid }
+	options := func(hours int) PruneOptions {
+		o := after(hours)
+		o.Archived = func(c Commit) []string { return []string{wal(c.ID), wal("absent"), wal(c.ID)} }
+		return o
+	}
+	first, _ := backup(t, b.repo, pieces(28, 10))
+	must(t, b.store.Put(t.Context(), wal(first), nil))
+	must(t, b.store.Put(t.Context(), wal("other"), nil))
+	before := b.locks()
+	report := prune(t, b.repo, options(13))
+	until := report.Locks.Until
+	if locks := b.locks(); locks[wal(first)].Before(until) || !locks[wal("other")].Equal(before[wal("other")]) {
+		t.Errorf("%+v: %s", report.Locks, locks)
+	}
+	second, _ := backup(t, b.repo, pieces(29, 10)) // its WAL came first, and was not locked by the run before
+	must(t, b.store.Put(t.Context(), wal(second), nil))
+	report = prune(t, b.repo, options(14))
+	if n := report.Locks.Extended; n != 1 || !report.Locks.Until.Equal(until) || b.locks()[wal(second)].Before(until) {
+		t.Errorf("%+v: %s", report.Locks, b.locks())
+	}
+	if report = prune(t, b.repo, options(15)); report.Locks.Extended != 0 {
+		t.Errorf("%+v", report.Locks)
+	}
+}
+
 func TestARunThatCannotExtendForAnOutageIsNotPublished(t *testing.T) {
 	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
 	backup(t, b.repo, pieces(24, 10))

@@ -30,6 +30,8 @@ type PruneOptions struct {
 	MaxDelete  float64       // largest share of the bytes of all packs that may be deleted at once, 0 to 1
 	DryRun     bool          // nothing is written, only the report made
 	Mark       Marker
+	// Archived gives the keys of archive objects that a snapshot is not consistent without; some need not exist. It is asked where objects are locked. nil: none.
+	Archived func(Commit) []string
 }
 
 // Marker calls live for every chunk, of data and of metadata, that restoring the snapshots reads; more than once does no harm.

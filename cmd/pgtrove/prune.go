@@ -87,7 +87,7 @@ func (a *app) prune(ctx context.Context, r *repo.Repo, o pruneOptions) error {
 	p := &pruneRun{app: a, o: o, begun: time.Now()}
 	report, err := r.Prune(ctx, repo.PruneOptions{
 		Host: host, CacheDir: a.cacheDir(), Now: time.Now, FenceAfter: o.fenceAfter, MaxRepack: o.maxRepack, MaxDelete: o.maxDelete,
-		DryRun: o.dryRun, Mark: p.mark,
+		DryRun: o.dryRun, Mark: p.mark, Archived: walOfCommit,
 	})
 	if report == nil {
 		report = &repo.PruneReport{}
