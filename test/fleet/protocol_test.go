@@ -101,7 +101,7 @@ func (w *protocolWorld) forgetAll() {
 
 // passing says whether an error is one of those that this test makes. Every other one is a finding.
 func passing(err error) bool {
-	return errors.Is(err, errInjected) || errors.Is(err, storage.ErrUnreachable) || errors.Is(err, context.Canceled)
+	return errors.Is(err, errInjected) || errors.Is(err, errKilled) || errors.Is(err, context.Canceled)
 }
 
 // backupHost backs up one cluster, in one process after the other.

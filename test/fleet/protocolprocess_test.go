@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
@@ -97,8 +96,7 @@ func (p *process) next(verb fault.Verb, key string) (f fate, delay time.Duration
 		return refused, 0
 	}
 	p.left--
-	// The pins of a snapshot have one name each time: the one delay that docs/protocol.md does not allow.
-	if writes && !strings.HasPrefix(key, "pins/") && p.rand.IntN(1000) < 4*p.rough {
+	if writes && p.rand.IntN(1000) < 4*p.rough {
 		return belated, delay
 	}
 	return made, 0
