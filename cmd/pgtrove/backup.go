@@ -333,7 +333,11 @@ func (b *backupRun) show() error {
 func (b *backupRun) shortcomings() error {
 	m := b.manifest
 	for _, d := range m.Damaged {
-		b.out.line("", "damaged page: %s, block %d: checksum is %d, should be %d", strings.TrimPrefix(d.Path, snapshot.DataRoot+"/"), d.Block, d.Stored, d.Computed)
+		why := fmt.Sprintf("checksum is %d, should be %d", d.Stored, d.Computed)
+		if d.Stored == d.Computed { // see PageIsVerified in PostgreSQL's bufpage.c: what is new must be empty
+			why = "its header says that it was never used, but it is not empty"
+		}
+		b.out.line("", "damaged page: %s, block %d: %s", strings.TrimPrefix(d.Path, snapshot.DataRoot+"/"), d.Block, why)
 	}
 	var missing []string
 	if n := len(m.Damaged); n > 0 {

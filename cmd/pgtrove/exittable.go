@@ -214,6 +214,27 @@ func grantHint(err error) string {
 	return "as a superuser: " + commandLine("psql", "-d", p.Database, "-c", strings.Join(p.Missing, " "))
 }
 
+// ofObjects is a hint for errors of object storage alone.
+func ofObjects(hint string) func(error) string {
+	return func(err error) string {
+		if s3.Speaks(err) {
+			return hint
+		}
+		return ""
+	}
+}
+
+func unreachableHint(err error) string {
+	_, throttled := s3.IsThrottled(err)
+	switch {
+	case throttled:
+		return "the object storage has too much to do: run the command again later, or let it try for longer (--retry-time)"
+	case s3.Speaks(err):
+		return "does the object storage's endpoint (--s3-endpoint, AWS_ENDPOINT_URL) answer from this host?"
+	}
+	return ""
+}
+
 // storageRules come last: they are the causes below everything else.
 func storageRules() []exitRule {
 	return []exitRule{
@@ -225,16 +246,17 @@ func storageRules() []exitRule {
 			hint:    "check --repo, the endpoint and the region; pgtrove makes no buckets"},
 		{name: "`storage.ErrUnreachable`", is: storage.ErrUnreachable, code: codeUnreachable,
 			meaning: "the storage is gone or does not answer",
-			hint:    "is the repository's file system mounted? Does the object storage's endpoint (--s3-endpoint, AWS_ENDPOINT_URL) answer from this host?"},
+			hint:    "is the repository's file system mounted?", hintOf: unreachableHint},
 		{name: "`storage.ErrFull`", is: storage.ErrFull, code: codeUnreachable,
 			meaning: "no room in the storage; nothing half-written is visible",
 			hint:    "make room where the repository is, then run the command again: what it stored before is used again"},
 		{name: "`storage.ErrReadOnly`", is: storage.ErrReadOnly, code: codeUnreachable,
 			meaning: "the storage takes no writes",
-			hint:    "mount the repository's file system for writing"},
+			hint:    "mount the repository's file system for writing", hintOf: ofObjects("the object storage takes no writes at present: ask who runs it")},
 		{name: "`storage.ErrDenied`", is: storage.ErrDenied, code: codeLocked,
 			meaning: "the storage refuses this account",
-			hint:    "run as the account that owns the repository, or give this one access to it; for object storage, check the keys and the bucket's policy"},
+			hint:    "run as the account that owns the repository, or give this one access to it",
+			hintOf:  ofObjects("check the keys that this account uses (AWS_*, ~/.aws, a role of the machine) and what the bucket's policy gives them; docs/object-storage.md has the policies")},
 		{name: "`ENOSPC`, `EDQUOT`", as: isFull, code: codeUnreachable,
 			meaning: "no room on a file system, such as the one that is restored to",
 			hint:    "make room there, remove what the command left, and run it again"},

@@ -3,10 +3,19 @@ package s3
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/minio/minio-go/v7"
 )
+
+// Speaks says whether err is of object storage: an answer of it, or that none came.
+func Speaks(err error) bool {
+	var r minio.ErrorResponse
+	var u *url.Error
+	var c *credentialError
+	return errors.As(err, &r) || errors.As(err, &u) || errors.As(err, &c)
+}
 
 // IsNoBucket says whether err is the storage's word that there is no such bucket.
 func IsNoBucket(err error) bool {

@@ -94,9 +94,20 @@ func wrap(ctx context.Context, op, key string, err error) error {
 			e.Err = answer{r, time.Duration(n.after.Load())}
 		}
 	default:
-		e.Class = storage.ErrUnreachable
+		e.Class, e.Err = storage.ErrUnreachable, unanswered(err)
 	}
 	return e
+}
+
+// errClosed stands for a text of the library that names the URL a second time and tells people to try again, which retries do.
+var errClosed = errors.New("the connection was closed before the answer was complete")
+
+func unanswered(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) && u.Err != nil && strings.HasPrefix(u.Err.Error(), "Connection closed by foreign host") {
+		return &url.Error{Op: u.Op, URL: u.URL, Err: errClosed}
+	}
+	return err
 }
 
 // class reads the code before the status: servers agree on the first, and proxies in front of them answer with the second only.
