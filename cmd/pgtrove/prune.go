@@ -55,11 +55,11 @@ The identity of any writer is enough to prune with, and it opens no data. The st
 	f := c.Flags()
 	f.BoolVar(&o.dryRun, "dry-run", false, "only say what would be done")
 	f.DurationVar(&o.fenceAfter, "fence-after", o.fenceAfter, "for how much `time` an unfinished backup must have written nothing to count as dead")
-	f.StringVar(&maxRepack, "max-repack", maxRepack, "rewrite mostly unneeded packs up to this `size` together in one run; 0 for none")
+	f.StringVar(&maxRepack, "max-repack", maxRepack, "rewrite mostly unneeded packs up to this `size` together in one run; 0 for none, unlimited to rewrite whatever holds more than a little that is not needed")
 	f.StringVar(&maxDelete, "max-delete", maxDelete, "refuse to delete more than this `share` of all packs at once")
 	c.RunE = a.run(func(ctx context.Context, _ []string) error {
 		var err error
-		if o.maxRepack, err = parseSize(maxRepack); err != nil {
+		if o.maxRepack, err = parseMaxRepack(maxRepack); err != nil {
 			return usageError{err: fmt.Errorf("--max-repack %w", err), command: "pgtrove prune"}
 		}
 		if o.maxDelete, err = parsePercent(maxDelete); err != nil {
@@ -75,6 +75,14 @@ The identity of any writer is enough to prune with, and it opens no data. The st
 		return a.prune(ctx, r, o)
 	})
 	return c
+}
+
+// parseMaxRepack reads a size, or the word for none at all.
+func parseMaxRepack(text string) (int64, error) {
+	if text == "unlimited" {
+		return repo.NoLimit, nil
+	}
+	return parseSize(text)
 }
 
 func (a *app) prune(ctx context.Context, r *repo.Repo, o pruneOptions) error {
