@@ -26,7 +26,7 @@ type PruneOptions struct {
 	CacheDir   string // as for OpenView
 	Now        func() time.Time
 	FenceAfter time.Duration // an unfinished session that wrote nothing for so long is taken for dead; 0: 24 hours
-	MaxRepack  int64         // bytes of packs that one run reads to repack them; 0: none
+	MaxRepack  int64         // bytes of packs that one run reads to repack them; 0: none; NoLimit: as many as it takes for little waste to be left
 	MaxDelete  float64       // largest share of the bytes of all packs that may be deleted at once, 0 to 1
 	DryRun     bool          // nothing is written, only the report made
 	Mark       Marker
@@ -160,16 +160,19 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err e
 	if err := p.look(ctx); err != nil { // P1
 		return nil, err
 	}
+	if err := p.openIndex(ctx); err != nil { // what cannot be read of it ends the run before it writes anything
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.view.Close()) }()
 	if err := p.endSessions(ctx); err != nil { // P2
 		return nil, err
 	}
 	if err := p.judge(ctx); err != nil { // P3
 		return nil, err
 	}
-	if err := p.openIndex(ctx); err != nil {
+	if err := p.loadIndex(ctx); err != nil { // as it is now that sessions have ended
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, p.view.Close()) }()
 	if err := p.plan(ctx); err != nil { // P4
 		return nil, err
 	}
@@ -214,8 +217,24 @@ func (p *pruner) openIndex(ctx context.Context) (err error) {
 	if p.view, p.index, err = p.openView(ctx, p.o.CacheDir, pruneCluster, forReading); err != nil {
 		return err
 	}
-	if p.index.run.Number != p.last.Number {
-		return errors.Join(ErrOvertaken, p.view.Close())
+	if err := p.wholeIndex(); err != nil {
+		return errors.Join(err, p.view.Close())
 	}
 	return nil
+}
+
+// loadIndex loads it anew.
+func (p *pruner) loadIndex(ctx context.Context) (err error) {
+	if p.index, err = p.view.load(ctx); err != nil {
+		return err
+	}
+	return p.wholeIndex()
+}
+
+// wholeIndex makes sure that the index is the one that the last run left, and all of it: a base that is made of a part of it would lose the rest.
+func (p *pruner) wholeIndex() error {
+	if p.index.run.Number != p.last.Number {
+		return ErrOvertaken
+	}
+	return p.view.unreadableIndex()
 }
