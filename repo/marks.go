@@ -36,16 +36,21 @@ type mark struct {
 }
 
 // marks are the requests by the snapshot's ID.
-type marks struct{ forgotten, pinned, narrowed map[string]bool }
+type marks struct {
+	forgotten, pinned, narrowed map[string]bool
+	damaged                     map[string]bool // packs, by key: see damagedPrefix
+}
 
 // hidden says whether a person asked to forget the snapshot. A pin wins.
 func (m *marks) hidden(sid string) bool { return m.forgotten[sid] && !m.pinned[sid] }
 
 func (r *Repo) marks(ctx context.Context) (*marks, error) {
-	m := &marks{forgotten: map[string]bool{}, pinned: map[string]bool{}, narrowed: map[string]bool{}}
+	m := &marks{forgotten: map[string]bool{}, pinned: map[string]bool{}, narrowed: map[string]bool{}, damaged: map[string]bool{}}
 	if err := r.store.List(ctx, forgetPrefix, func(i storage.Info) error {
 		name := strings.TrimPrefix(i.Key, forgetPrefix)
-		if sid, ok := strings.CutSuffix(name, narrowSuffix); ok {
+		if key, ok := damagedPack(i.Key); ok {
+			m.damaged[key] = true
+		} else if sid, ok := strings.CutSuffix(name, narrowSuffix); ok {
 			m.narrowed[sid] = true
 		} else {
 			m.forgotten[name] = true

@@ -56,14 +56,25 @@ func (p *pruner) lastSeen(sid string, t time.Time) {
 // endSessions fences those that are dead, and finds those that must be waited for (P2): a session that stated an older run than the
 // newest may have found, before it, the very packs that this run would delete. Who stated the newest was told that they are condemned.
 func (p *pruner) endSessions(ctx context.Context) error {
-	outcomes, err := p.Repo.outcomes(ctx)
+	dead, waiting, err := p.unended(ctx)
 	if err != nil {
 		return err
 	}
-	if err := p.noneVanished(ctx, func(key string) bool { return slices.Contains(outcomes[outcomeSession(key)], key) }); err != nil {
-		return err // before anything is changed
+	if len(waiting) > 0 {
+		return &BlockedError{waiting}
 	}
-	var dead, waiting []Unfinished
+	return p.fenceAll(ctx, dead)
+}
+
+// unended gives the sessions without an outcome that are dead, and those that may have found what the last run condemned.
+func (p *pruner) unended(ctx context.Context) (dead, waiting []Unfinished, err error) {
+	outcomes, err := p.Repo.outcomes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := p.noneVanished(ctx, func(key string) bool { return slices.Contains(outcomes[outcomeSession(key)], key) }); err != nil {
+		return nil, nil, err // before anything is changed
+	}
 	sids := slices.Sorted(maps.Keys(p.began))
 	fetch := func(ctx context.Context, i int) (*Unfinished, error) { return p.announced(ctx, sids[i]) }
 	if err := inOrder(ctx, len(sids), fetch, func(i int, u *Unfinished) error {
@@ -83,11 +94,12 @@ func (p *pruner) endSessions(ctx context.Context) error {
 		}
 		return nil
 	}); err != nil {
-		return err
+		return nil, nil, err
 	}
-	if len(waiting) > 0 {
-		return &BlockedError{waiting}
-	}
+	return dead, waiting, nil
+}
+
+func (p *pruner) fenceAll(ctx context.Context, dead []Unfinished) error {
 	p.report.Fenced, p.fencing = dead, map[string]bool{}
 	for _, u := range dead {
 		p.fencing[u.ID] = true

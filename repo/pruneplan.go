@@ -258,12 +258,12 @@ func (p *pruner) decide() {
 	p.chooseRepack(w)
 }
 
-// spare condemns nothing but what the last run has begun to delete, perhaps not to the end: as long as that may go on, no writer must
-// refer to it. No index names it any more.
+// spare condemns nothing new. What was condemned stays so, and so does what the last run has begun to delete, perhaps not to the end: as long as
+// that may go on, no writer must refer to it. No index names the latter any more.
 func (p *pruner) spare() {
 	p.run.Sweep, p.run.Condemned = []string{}, []string{}
 	p.report.Swept, p.report.Condemned, p.report.Repacked = Amount{}, Amount{}, Amount{}
-	for _, key := range p.last.Sweep {
+	for _, key := range slices.Concat(p.last.Sweep, p.last.Condemned) {
 		if _, there := p.fresh[key]; there {
 			p.condemn(key)
 		}

@@ -144,7 +144,7 @@ func (p *pruner) spentMarks() (keys []string) {
 			keys = append(keys, pinsPrefix+sid)
 		}
 	}
-	return keys
+	return append(keys, p.spentDamage()...)
 }
 
 // deleters is how many objects are deleted at once.

@@ -31,6 +31,8 @@ type View struct {
 	segments map[uint32]bool // those that count, by number in the cache
 	barred   map[string]bool // packs that are about to be deleted, by key; a writer's view only
 	lost     map[string]bool // packs that turned out to be gone or damaged, by key: what they held is not there
+	damaged  map[string]bool // packs that were said to be damaged: for who reads they count where nothing else has a chunk
+	broken   []error         // what of the index cannot be read
 }
 
 // OpenView loads the index. What the cluster's cache in cacheDir already knows of it is not fetched again; a cache that is
@@ -106,23 +108,20 @@ func (v *View) load(ctx context.Context) (*listing, error) {
 		if err != nil {
 			return nil, err
 		}
-		segments, bases, err := v.loadSegments(ctx, l.segments)
+		segments, broken, bases, err := v.loadSegments(ctx, l.segments)
 		pruned = pruned || bases
-		gone := errors.Is(err, storage.ErrNotExist)
-		if err != nil && !gone {
+		if err != nil {
 			return nil, err
 		}
-		newest, again := v.repo.newestNumber(ctx)
-		switch {
-		case again != nil:
-			return nil, again
-		case newest != l.run.Number:
+		newest, err := v.repo.newestNumber(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if newest != l.run.Number { // what is gone may be in the new base
 			continue
-		case gone: // no prune deleted it
-			return nil, fmt.Errorf("%w: %w", ErrMissing, err)
 		}
 		v.mu.Lock()
-		v.segments, v.lost, v.barred = segments, nil, nil
+		v.segments, v.lost, v.barred, v.damaged, v.broken = segments, nil, nil, l.damaged, broken
 		if v.who == forWriting {
 			v.barred = l.run.barred()
 		}
@@ -143,26 +142,30 @@ func (v *View) forgetOld() error {
 	return nil // what stays takes room, no more
 }
 
-// loadSegments brings segments into the cache and returns their numbers, and whether it had to fetch a base. storage.ErrNotExist: one
-// is gone.
-func (v *View) loadSegments(ctx context.Context, names []string) (_ map[uint32]bool, bases bool, err error) {
+// loadSegments brings segments into the cache and returns their numbers, and whether it had to fetch a base. Those that are gone or damaged
+// it passes over and lists.
+func (v *View) loadSegments(ctx context.Context, names []string) (_ map[uint32]bool, broken []error, bases bool, err error) {
 	loaded := v.cache.Loaded()
 	numbers := make(map[uint32]bool, len(names))
 	for _, name := range names {
 		n, ok := loaded[name]
 		if !ok {
 			segment, err := v.repo.segment(ctx, name)
+			if unreadable := asUnreadable(err); unreadable != nil {
+				broken = append(broken, unreadable)
+				continue
+			}
 			if err != nil {
-				return nil, bases, fmt.Errorf("load index: %w", err)
+				return nil, nil, bases, fmt.Errorf("load index: %w", err)
 			}
 			if n, err = v.cache.Add(name, segment); err != nil {
-				return nil, bases, fmt.Errorf("cache index segment %s: %w", name, err)
+				return nil, nil, bases, fmt.Errorf("cache index segment %s: %w", name, err)
 			}
 			bases = bases || strings.HasPrefix(name, basePrefix)
 		}
 		numbers[n] = true
 	}
-	return numbers, bases, nil
+	return numbers, broken, bases, nil
 }
 
 // segment reads an index segment, or a shard of the base.
@@ -213,7 +216,7 @@ func (v *View) counts(n uint32) bool {
 func (v *View) excepted() func(key string) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	if len(v.barred)+len(v.lost) == 0 {
+	if len(v.barred)+len(v.lost)+len(v.damaged) == 0 {
 		return nil
 	}
 	return v.isExcepted
@@ -222,7 +225,7 @@ func (v *View) excepted() func(key string) bool {
 func (v *View) isExcepted(key string) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return v.barred[key] || v.lost[key]
+	return v.barred[key] || v.lost[key] || v.damaged[key]
 }
 
 func (v *View) has(id chunk.ID) (bool, error) {
@@ -241,14 +244,20 @@ func (v *View) Lose(key string) {
 	v.lost[key] = true
 }
 
-// Locate says where a chunk is. ErrMissing: no current segment names it, or only packs that are lost.
+// Locate says where a chunk is. ErrMissing: no current segment names it, or only packs that are lost; with an *IndexError where the index cannot be
+// read in whole.
 func (v *View) Locate(id chunk.ID) (pack.Location, error) {
 	loc, ok, err := v.cache.Lookup(id, v.counts, v.excepted())
+	if err == nil && !ok {
+		if last := v.lastResort(); last != nil {
+			loc, ok, err = v.cache.Lookup(id, v.counts, last)
+		}
+	}
 	if err != nil {
 		return pack.Location{}, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
 	}
 	if !ok {
-		return pack.Location{}, fmt.Errorf("%w: chunk %s is in no pack", ErrMissing, id.Short())
+		return pack.Location{}, v.noPack(id)
 	}
 	return loc, nil
 }
@@ -270,11 +279,11 @@ func (v *View) OpenChunk(dst []byte, loc pack.Location, sealed []byte) ([]byte, 
 
 // MetaChunk returns the verified bytes of a metadata chunk, from whichever pack has it.
 func (v *View) MetaChunk(ctx context.Context, id chunk.ID) ([]byte, error) {
-	all, err := v.cache.Locations(id, v.counts, v.excepted())
+	all, err := v.Locations(id)
 	if err != nil {
-		return nil, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
+		return nil, err
 	}
-	failed := fmt.Errorf("%w: chunk %s is in no pack", ErrMissing, id.Short())
+	failed := v.noPack(id)
 	for _, loc := range slices.Backward(all) {
 		var b []byte
 		if b, err = v.metaChunk(ctx, loc); err == nil {
