@@ -150,7 +150,10 @@ func (p *pruner) fence(ctx context.Context, u *Unfinished) error {
 
 // judge says which snapshots count, which of these stay, and which sessions are resolved (P3). Snapshots are listed before sessions:
 // one that is committed in between is left to the next run.
-func (p *pruner) judge(ctx context.Context) (err error) {
+func (p *pruner) judge(ctx context.Context) error { return p.judgeBy(ctx, p.enter) }
+
+// judgeBy is judge with another rule of where an outcome belongs.
+func (p *pruner) judgeBy(ctx context.Context, enter func(context.Context, *judged) error) (err error) {
 	if p.marks, err = p.Repo.marks(ctx); err != nil {
 		return err
 	}
@@ -171,7 +174,7 @@ func (p *pruner) judge(ctx context.Context) (err error) {
 		Valid: []kept{}, Expired: []named{}, Resolved: []string{}, Bases: []baseRef{}, Sweep: []string{}, Condemned: []string{}}
 	keys := slices.Sorted(maps.Keys(p.outcomes))
 	fetch := func(ctx context.Context, i int) (*judged, error) { return p.read(ctx, keys[i]) }
-	if err := inOrder(ctx, len(keys), fetch, func(_ int, j *judged) error { return p.enter(ctx, j) }); err != nil {
+	if err := inOrder(ctx, len(keys), fetch, func(_ int, j *judged) error { return enter(ctx, j) }); err != nil {
 		return err
 	}
 	if p.o.DryRun {
