@@ -30,6 +30,11 @@ type PruneOptions struct {
 	MaxDelete  float64       // largest share of the bytes of all packs that may be deleted at once, 0 to 1
 	DryRun     bool          // nothing is written, only the report made
 	Mark       Marker
+	Ended      Ended // for the ages of snapshots; nil: they go by the storage's times
+	// AcceptTimes fixes ages also where the times of most new snapshots contradict each other (*TimesError).
+	AcceptTimes bool
+	// Assume is taken to be asked for besides what is, in a dry run that says what it would gain. Sessions that go on do not end such a run.
+	Assume *Assumption
 }
 
 // Marker calls live for every chunk, of data and of metadata, that restoring the snapshots reads; more than once does no harm.
@@ -68,6 +73,7 @@ type PruneReport struct {
 	Condemned Amount // deleted by the next run, unless somebody needs them by then
 	Repacked  Amount // the part of Condemned of which what is alive was copied
 	Rescued   Amount // condemned by the last run, and needed after all
+	Gain      Gain   // by the snapshots that leave; a dry run only
 
 	Tidied  Amount   // files that writers left half-made when they were killed
 	Locked  []string // objects that the storage refuses to delete
@@ -131,6 +137,7 @@ type pruner struct {
 	outcomes map[string]storage.Info // by key
 	sessions map[string]bool
 	run      *gcRun // what P7 publishes
+	ages     *ages
 	staying  []Commit
 	leaving  []Commit
 	void     []string // keys of outcomes without effect
@@ -145,7 +152,7 @@ type pruner struct {
 // Prune removes what no snapshot needs (P0 to P8 of docs/protocol.md). Any number may run at once, beside any number of writers, on any
 // host: one of them wins, and what it deletes nobody needs. A pack is deleted by the run after the one that condemned it.
 //
-// It reads metadata only, so a writer's keys are enough. Errors: *BlockedError, *VanishedError, *TooMuchError, ErrOvertaken, ErrDamaged where it
+// It reads metadata only, so a writer's keys are enough. Errors: *BlockedError, *VanishedError, *TimesError, *TooMuchError, ErrOvertaken, ErrDamaged where it
 // is not known what counts; then no pack was deleted and no snapshot removed. After another error some may have been, as the run had decided. The
 // report is also made with a *TooMuchError.
 func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err error) {

@@ -60,7 +60,7 @@ func (p *pruner) endSessions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(waiting) > 0 {
+	if len(waiting) > 0 && p.o.Assume == nil {
 		return &BlockedError{waiting}
 	}
 	return p.fenceAll(ctx, dead)
@@ -157,6 +157,7 @@ func (p *pruner) judgeBy(ctx context.Context, enter func(context.Context, *judge
 	if p.marks, err = p.Repo.marks(ctx); err != nil {
 		return err
 	}
+	p.marks.assume(p.o.Assume)
 	p.outcomes = map[string]storage.Info{}
 	if err := p.store.List(ctx, snapshotsPrefix, func(i storage.Info) error {
 		p.outcomes[i.Key] = i
@@ -184,7 +185,7 @@ func (p *pruner) judgeBy(ctx context.Context, enter func(context.Context, *judge
 	}
 	p.run.index()
 	p.report.Valid = len(p.run.Valid)
-	return nil
+	return p.timesAgree()
 }
 
 // noneVanished is the guard against a storage that shows less than it has, and against whoever removed snapshots by hand. has says of
@@ -314,14 +315,4 @@ func (p *pruner) mustBeLate(ctx context.Context, key string) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %s is there, and was not listed", storage.ErrUnreachable, session)
-}
-
-// keptSince is the age of a snapshot, which the first run that lists it fixes.
-func (p *pruner) keptSince(j *judged) time.Time {
-	for _, v := range p.last.Valid {
-		if v.named == (named{j.Cluster, j.ID}) {
-			return v.KeptSince
-		}
-	}
-	return j.info.ModTime.UTC()
 }

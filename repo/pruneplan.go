@@ -31,6 +31,7 @@ type surveyed struct {
 	rescued   bool  // and needed after all
 	whole     int64 // sealed bytes of its chunks
 	alive     int64 // the part of whole that is needed, and counted here
+	leaving   int64 // the part that only snapshots which leave need, counted here
 }
 
 // usable says whether what stands in the pack stays.
@@ -64,6 +65,9 @@ func (p *pruner) plan(ctx context.Context) error {
 		}
 	}
 	p.decide()
+	if p.o.DryRun {
+		p.gain()
+	}
 	return nil
 }
 
@@ -153,6 +157,8 @@ func (p *pruner) find() error {
 		if alive {
 			best.alive += int64(place.Sealed)
 			s.chunks++
+		} else {
+			best.leaving += int64(place.Sealed)
 		}
 		return nil
 	})

@@ -106,8 +106,8 @@ func writerMutants() []mutant {
 
 func prunerMutants() []mutant {
 	return []mutant{
-		{"no blocking in P2", []edit{{"repo/prunejudge.go", `	if len(waiting) > 0 {
-`, `	if len(waiting) < 0 {
+		{"no blocking in P2", []edit{{"repo/prunejudge.go", `	if len(waiting) > 0 && p.o.Assume == nil {
+`, `	if len(waiting) < 0 && p.o.Assume == nil {
 `}}, ""},
 		{"clock-only grace", []edit{{"repo/prunejudge.go", `		if !p.o.DryRun {
 			if err := p.fence(ctx, &u); err != nil {
