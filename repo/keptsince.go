@@ -29,7 +29,7 @@ type ages struct {
 	now      time.Time
 	ended    Ended
 
-	compared int     // snapshots of which the run found two times
+	compared int     // snapshots of which two times were found
 	apart    []Timed // those of which they differ
 }
 
@@ -80,7 +80,21 @@ func (a *ages) of(c Commit, key string, stored time.Time) finding {
 		found.since = earliest
 	}
 	found.since = found.since.UTC()
+	if !found.ended.IsZero() {
+		a.compared++
+		if stored.Sub(found.ended).Abs() > timesApart {
+			a.apart = append(a.apart, Timed{Cluster: c.Cluster, ID: c.ID, Ended: found.ended.UTC(), Stored: stored.UTC()})
+		}
+	}
 	return found
+}
+
+// agree refuses to go by times that contradict each other for most snapshots: *TimesError.
+func (a *ages) agree() error {
+	if a.compared < timesCompared || 2*len(a.apart) <= a.compared {
+		return nil
+	}
+	return &TimesError{Apart: a.apart, Compared: a.compared}
 }
 
 // keptSince is the age of a snapshot that stays.
@@ -88,14 +102,15 @@ func (p *pruner) keptSince(j *judged) time.Time {
 	if p.ages == nil {
 		p.ages = p.Repo.ages(p.last, p.run.Time, p.o.Ended)
 	}
-	found := p.ages.of(j.Commit, j.key, j.info.ModTime)
-	if !found.ended.IsZero() {
-		p.ages.compared++
-		if j.info.ModTime.Sub(found.ended).Abs() > timesApart {
-			p.ages.apart = append(p.ages.apart, Timed{Cluster: j.Cluster, ID: j.ID, Ended: found.ended, Stored: j.info.ModTime.UTC()})
-		}
+	return p.ages.of(j.Commit, j.key, j.info.ModTime).since
+}
+
+// timesAgree ends the run before it fixes ages that are most likely wrong.
+func (p *pruner) timesAgree() error {
+	if p.ages == nil || p.o.AcceptTimes {
+		return nil
 	}
-	return found.since
+	return p.ages.agree()
 }
 
 // Timed is a snapshot with the two times that are known of it.
@@ -104,8 +119,8 @@ type Timed struct {
 	Ended, Stored time.Time // as it claims; as the storage says
 }
 
-// TimesError says that of most snapshots that a run would list for the first time the storage has another time than they claim, so that their
-// ages would be fixed wrongly, for good.
+// TimesError says that of most snapshots whose age no run has fixed the storage has another time than they claim, so that the ages would be
+// wrong, and once fixed stay so.
 type TimesError struct {
 	Apart    []Timed
 	Compared int // snapshots whose times were compared
@@ -113,17 +128,8 @@ type TimesError struct {
 
 func (e *TimesError) Error() string {
 	first := e.Apart[0]
-	return fmt.Sprintf("prune: of %d of %d new snapshots the storage's time is not theirs, the first is %s of cluster %s, which ended at %s and was stored at %s",
-		len(e.Apart), e.Compared, first.ID, first.Cluster, first.Ended.UTC().Format(time.RFC3339), first.Stored.Format(time.RFC3339))
-}
-
-// timesAgree refuses to fix ages by times that contradict each other for most snapshots.
-func (p *pruner) timesAgree() error {
-	a := p.ages
-	if a == nil || p.o.AcceptTimes || a.compared < timesCompared || 2*len(a.apart) <= a.compared {
-		return nil
-	}
-	return &TimesError{Apart: a.apart, Compared: a.compared}
+	return fmt.Sprintf("of %d of %d new snapshots the storage's time is not theirs, the first is %s of cluster %s, which ended at %s and was stored at %s",
+		len(e.Apart), e.Compared, first.ID, first.Cluster, first.Ended.Format(time.RFC3339), first.Stored.Format(time.RFC3339))
 }
 
 // Retained is what retention knows of a snapshot.
@@ -131,14 +137,23 @@ type Retained struct {
 	Since    time.Time // its age
 	Fixed    bool      // a run has listed it with this age; otherwise it is the one that a run would give it now
 	Narrowed bool      // of the WAL behind it nothing is kept for it
+	Shared   bool      // another cluster has an object of the same ID: a request for one would be one for both
 	Gone     bool      // a prune has removed it meanwhile; nothing else is known
 }
 
-// Retention says of snapshots that count how old they are, for policies, in their order. now is this host's clock.
-func (r *Repo) Retention(ctx context.Context, commits []Commit, now time.Time, ended Ended) ([]Retained, error) {
-	stored := map[string]time.Time{}
+// RetentionOptions of Retention.
+type RetentionOptions struct {
+	Now         time.Time // by this host's clock
+	Ended       Ended
+	AcceptTimes bool // as of PruneOptions
+}
+
+// Retention says of snapshots that count how old they are, for policies, in their order. *TimesError.
+func (r *Repo) Retention(ctx context.Context, commits []Commit, o RetentionOptions) ([]Retained, error) {
+	stored, namesakes := map[string]time.Time{}, map[string]int{}
 	if err := r.store.List(ctx, snapshotsPrefix, func(i storage.Info) error {
 		stored[i.Key] = i.ModTime
+		namesakes[outcomeSession(i.Key)]++
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
@@ -151,7 +166,7 @@ func (r *Repo) Retention(ctx context.Context, commits []Commit, now time.Time, e
 	if err != nil {
 		return nil, err
 	}
-	ages := r.ages(run, now, ended)
+	ages := r.ages(run, o.Now, o.Ended)
 	all := make([]Retained, len(commits))
 	for i, c := range commits {
 		key := snapshotsPrefix + c.Cluster + "/" + c.ID
@@ -160,9 +175,12 @@ func (r *Repo) Retention(ctx context.Context, commits []Commit, now time.Time, e
 			continue
 		}
 		found := ages.of(c, key, stored[key])
-		all[i] = Retained{Since: found.since, Fixed: found.fixed, Narrowed: m.narrowed[c.ID]}
+		all[i] = Retained{Since: found.since, Fixed: found.fixed, Narrowed: m.narrowed[c.ID], Shared: namesakes[c.ID] > 1}
 	}
-	return all, nil
+	if o.AcceptTimes {
+		return all, nil
+	}
+	return all, ages.agree()
 }
 
 // Assumption is what a dry run takes to be asked for besides what is, by the IDs of snapshots.

@@ -128,7 +128,7 @@ func (x *retained) ages(clock int) (fixed, open map[string]time.Time) {
 	fixed, open = map[string]time.Time{}, map[string]time.Time{}
 	var all []Commit
 	must(x.t, x.repo().AllCommits(x.t.Context(), "", func(c Commit) error { all = append(all, c); return nil }))
-	found, err := x.repo().Retention(x.t.Context(), all, day(clock), x.claim)
+	found, err := x.repo().Retention(x.t.Context(), all, RetentionOptions{Now: day(clock), Ended: x.claim, AcceptTimes: true})
 	must(x.t, err)
 	for i, c := range all {
 		if found[i].Fixed {

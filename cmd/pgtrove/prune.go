@@ -23,6 +23,8 @@ type pruneOptions struct {
 	fenceAfter time.Duration
 	maxRepack  int64   // bytes
 	maxDelete  float64 // 0 to 1
+
+	acceptTimes bool
 }
 
 const (
@@ -49,6 +51,10 @@ A backup that began before the run before this one, and goes on, holds a run up:
 code is 3. One that has written nothing for --fence-after is taken for dead and ended; if it was not, it notices
 and goes on by itself, at little cost.
 
+The first run that lists a snapshot fixes its age for pgtrove forget. Where the storage's times are not those of most new snapshots, as
+after a bucket was copied before it was ever pruned, the run refuses (exit code 5); with --accept-times it takes the times at which the
+snapshots say that they ended, as far as the storage's times and that of the run before allow.
+
 The identity of any writer is enough to prune with, and it opens no data. The storage must let this host delete.`,
 		Args: exactly(),
 	}
@@ -57,6 +63,7 @@ The identity of any writer is enough to prune with, and it opens no data. The st
 	f.DurationVar(&o.fenceAfter, "fence-after", o.fenceAfter, "for how much `time` an unfinished backup must have written nothing to count as dead")
 	f.StringVar(&maxRepack, "max-repack", maxRepack, "rewrite mostly unneeded packs up to this `size` together in one run; 0 for none, unlimited to rewrite whatever holds more than a little that is not needed")
 	f.StringVar(&maxDelete, "max-delete", maxDelete, "refuse to delete more than this `share` of all packs at once")
+	f.BoolVar(&o.acceptTimes, "accept-times", false, "go on where the storage's times are not those of most new snapshots, and fix the ages of these by the rule")
 	c.RunE = a.run(func(ctx context.Context, _ []string) error {
 		var err error
 		if o.maxRepack, err = parseMaxRepack(maxRepack); err != nil {
@@ -89,12 +96,8 @@ func (a *app) prune(ctx context.Context, r *repo.Repo, o pruneOptions) error {
 	// Taking recipes apart makes garbage many times the size of what lives: it is collected at half of it instead of at as much again,
 	// which takes a third off the peak of memory and no time that could be measured.
 	defer debug.SetGCPercent(debug.SetGCPercent(50))
-	host, _ := os.Hostname() // for people
 	p := &pruneRun{app: a, o: o, begun: time.Now()}
-	report, err := r.Prune(ctx, repo.PruneOptions{
-		Host: host, CacheDir: a.cacheDir(), Now: time.Now, FenceAfter: o.fenceAfter, MaxRepack: o.maxRepack, MaxDelete: o.maxDelete,
-		DryRun: o.dryRun, Mark: p.mark,
-	})
+	report, err := r.Prune(ctx, p.options())
 	if report == nil {
 		report = &repo.PruneReport{}
 	}
@@ -115,6 +118,23 @@ type pruneRun struct {
 	*app
 	o     pruneOptions
 	begun time.Time
+}
+
+func (p *pruneRun) options() repo.PruneOptions {
+	host, _ := os.Hostname() // for people
+	return repo.PruneOptions{
+		Host: host, CacheDir: p.cacheDir(), Now: time.Now, FenceAfter: p.o.fenceAfter, MaxRepack: p.o.maxRepack, MaxDelete: p.o.maxDelete,
+		DryRun: p.o.dryRun, AcceptTimes: p.o.acceptTimes, Mark: p.mark, Ended: endedAt,
+	}
+}
+
+// endedAt is when a snapshot ended, by its manifest.
+func endedAt(c repo.Commit) time.Time {
+	m, err := parseCommit(c)
+	if err != nil {
+		return time.Time{}
+	}
+	return m.Window.StopTime
 }
 
 // mark finds out what the snapshots need.
