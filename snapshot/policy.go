@@ -32,6 +32,7 @@ type Candidate struct {
 	Pinned     bool
 	Narrowed   bool // of the WAL behind it nothing is kept on its behalf any more
 	Unreadable bool // only ID, Time and Pinned are known
+	Held       string // why it stays whatever the policy says, besides
 }
 
 // Stretch is a stretch of time of which every moment can be recovered.
@@ -66,7 +67,10 @@ func (p Policy) Judge(now time.Time, candidates []Candidate, stretches []Stretch
 		j.count(p, of)
 	}
 	j.within(p.Within, j.newest(readable))
-	j.window(p.PITR, stretches)
+	if !p.PITR.IsZero() {
+		from, _ := p.Promised(now, candidates, stretches)
+		j.window(p.PITR, from, stretches)
+	}
 	verdicts := make([]Verdict, 0, len(j.all))
 	for _, v := range slices.Backward(j.all) {
 		verdicts = append(verdicts, *v)
@@ -102,6 +106,9 @@ func (j *judgement) always() {
 		}
 		if v.Unreadable {
 			v.keep("cannot be read")
+		}
+		if v.Held != "" {
+			v.keep(v.Held)
 		}
 	}
 	good := j.newest(func(v *Verdict) bool { return v.Good && !v.Unreadable })
@@ -152,9 +159,9 @@ func (j *judgement) count(p Policy, of func(*Verdict) bool) {
 
 // until is the moment from which a rule counts back: t, but not later than now. So neither a clock that runs ahead nor backups or archiving that
 // stopped long ago make the last of what there is too old.
-func (j *judgement) until(t time.Time) time.Time {
-	if t.After(j.now) {
-		return j.now
+func until(t, now time.Time) time.Time {
+	if t.After(now) {
+		return now
 	}
 	return t
 }
@@ -163,7 +170,7 @@ func (j *judgement) within(p Period, newest *Verdict) {
 	if p.IsZero() || newest == nil {
 		return
 	}
-	from := p.Before(j.until(newest.Time))
+	from := p.Before(until(newest.Time, j.now))
 	for _, v := range j.all {
 		if !v.Unreadable && !v.Time.Before(from) {
 			v.keep("within " + p.String())
@@ -171,12 +178,25 @@ func (j *judgement) within(p Period, newest *Verdict) {
 	}
 }
 
-// window keeps what every moment of the period needs: all snapshots in it, and where they begin, the newest before it.
-func (j *judgement) window(p Period, stretches []Stretch) {
-	if p.IsZero() {
-		return
+// Promised is the time of which every moment stays recoverable, if it is so now; it begins and ends with the zero time where the policy has no PITR.
+func (p Policy) Promised(now time.Time, candidates []Candidate, stretches []Stretch) (from, to time.Time) {
+	if p.PITR.IsZero() {
+		return time.Time{}, time.Time{}
 	}
-	from := p.Before(j.until(j.last(stretches)))
+	for _, c := range candidates {
+		if c.Good && !c.Unreadable {
+			to = later(to, c.Time)
+		}
+	}
+	for _, s := range stretches {
+		to = later(to, s.Until)
+	}
+	to = until(to, now)
+	return p.PITR.Before(to), to
+}
+
+// window keeps what the time from from on needs: all snapshots in it, and where it begins, the newest before it.
+func (j *judgement) window(p Period, from time.Time, stretches []Stretch) {
 	anchors := j.anchors(from, stretches)
 	newest := slices.IndexFunc(j.all, func(v *Verdict) bool { return anchors[v.ID] })
 	for i, v := range j.all {
@@ -187,19 +207,6 @@ func (j *judgement) window(p Period, stretches []Stretch) {
 			v.Narrow = !v.Unreadable // what WAL it needs is not known
 		}
 	}
-}
-
-// last is the last moment that can be recovered.
-func (j *judgement) last(stretches []Stretch) (last time.Time) {
-	for _, v := range j.all {
-		if v.Good && !v.Unreadable {
-			last = later(last, v.Time)
-		}
-	}
-	for _, s := range stretches {
-		last = later(last, s.Until)
-	}
-	return last
 }
 
 // anchors are the snapshots from which recovery to the moments after from begins: the newest one of all that is as old, and of each

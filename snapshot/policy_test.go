@@ -35,6 +35,7 @@ func isPinned(c *Candidate)  { c.Pinned = true }
 func isFlawed(c *Candidate)  { c.Flawed = true }
 func isDamaged(c *Candidate) { c.Good, c.Unreadable = false, true }
 func isNarrow(c *Candidate)  { c.Narrowed = true }
+func isHeld(c *Candidate)    { c.Held = "held" }
 
 func period(t *testing.T, text string) Period {
 	t.Helper()
@@ -75,6 +76,7 @@ func TestPoliciesKeepWhatTheySay(t *testing.T) {
 		{"within, by a clock that runs behind", Policy{Within: day}, nights(1, 40), nil, "30 31 32 33 34 35 36 37 38 39 40"},
 		{"equal times: the later ID is newer", Policy{Last: 1}, twice, nil, "30b"},
 		{"pins", Policy{Last: 1}, but(nights(1, 30), isPinned, "03", "30"), nil, "03 30"},
+		{"held ones", Policy{Last: 1}, but(nights(1, 30), isHeld, "03"), nil, "03 30"},
 		{"damaged ones stay and take no place", Policy{Last: 2}, but(nights(1, 30), isDamaged, "03", "30"), nil, "03 28 29 30"},
 		{"what lacks WAL takes no place of what does not", Policy{Last: 2}, but(nights(1, 30), lacksWAL, "28", "30"), nil, "27 29 30"},
 		{"what lacks WAL is no day's last good one", Policy{Daily: 1}, but(twice, lacksWAL, "30b"), nil, "30 30b"},
@@ -127,6 +129,26 @@ func TestEverySnapshotThatStaysHasItsReasons(t *testing.T) {
 	for _, v := range p.Judge(at(30, 4), all, nil) {
 		if got := strings.Join(v.Reasons, ", "); got != want[v.ID] {
 			t.Errorf("%s stays because of %q, want %q", v.ID, got, want[v.ID])
+		}
+	}
+}
+
+func TestThePromisedTimeEndsWithWhatCanBeRecovered(t *testing.T) {
+	p := Policy{PITR: period(t, "2d")}
+	until := []Stretch{{Until: at(27, 0)}, {Until: at(29, 0)}}
+	for name, c := range map[string]struct {
+		policy   Policy
+		now      time.Time
+		all      []Candidate
+		from, to time.Time
+	}{
+		"by the WAL":           {p, at(30, 4), nights(1, 20), at(27, 0), at(29, 0)},
+		"by the last snapshot": {p, at(30, 4), but(nights(30, 31), lacksWAL, "31"), at(28, 2).Add(15 * time.Minute), at(30, 2).Add(15 * time.Minute)},
+		"by the clock":         {p, at(28, 4), nights(1, 30), at(26, 4), at(28, 4)},
+		"without a window":     {Policy{Last: 1}, at(28, 4), nights(1, 30), time.Time{}, time.Time{}},
+	} {
+		if from, to := c.policy.Promised(c.now, c.all, until); !from.Equal(c.from) || !to.Equal(c.to) {
+			t.Errorf("%s: %s to %s, want %s to %s", name, from, to, c.from, c.to)
 		}
 	}
 }
