@@ -28,8 +28,12 @@ type gcRun struct {
 	Sweep     []string  `json:"sweep"`     // packs that this run deletes
 	Condemned []string  `json:"condemned"` // packs that the next run deletes, unless somebody needs them
 
+	Narrow       []string   `json:"narrow,omitempty"`        // IDs of snapshots that keep no WAL behind their stop
+	WALSweep     []KeyRange `json:"wal_sweep,omitempty"`     // archived WAL that this run deletes
+	WALCondemned []KeyRange `json:"wal_condemned,omitempty"` // archived WAL that the next run deletes, unless somebody needs it
+
 	// Made by index: keys of outcomes, and IDs of sessions.
-	valid, expired, resolved map[string]bool
+	valid, expired, resolved, narrow map[string]bool
 }
 
 // named is a snapshot.
@@ -66,7 +70,7 @@ func parseNumber(s string) (uint64, bool) {
 }
 
 func (g *gcRun) index() {
-	g.valid, g.expired, g.resolved = map[string]bool{}, map[string]bool{}, map[string]bool{}
+	g.valid, g.expired, g.resolved, g.narrow = map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, v := range g.Valid {
 		g.valid[v.key()] = true
 	}
@@ -75,6 +79,9 @@ func (g *gcRun) index() {
 	}
 	for _, sid := range g.Resolved {
 		g.resolved[sid] = true
+	}
+	for _, sid := range g.Narrow {
+		g.narrow[sid] = true
 	}
 }
 
@@ -107,6 +114,11 @@ func (g *gcRun) validate() error {
 	for _, key := range slices.Concat(g.Sweep, g.Condemned) {
 		if _, ok := parsePackKey(key); !ok || !strings.HasPrefix(key, packsPrefix) {
 			return fmt.Errorf("pack %q", key)
+		}
+	}
+	for _, r := range slices.Concat(g.WALSweep, g.WALCondemned) {
+		if err := r.validate(); err != nil {
+			return err
 		}
 	}
 	return nil

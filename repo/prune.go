@@ -27,10 +27,11 @@ type PruneOptions struct {
 	Now        func() time.Time
 	FenceAfter time.Duration // an unfinished session that wrote nothing for so long is taken for dead; 0: 24 hours
 	MaxRepack  int64         // bytes of packs that one run reads to repack them; 0: none; NoLimit: as many as it takes for little waste to be left
-	MaxDelete  float64       // largest share of the bytes of all packs that may be deleted at once, 0 to 1
+	MaxDelete  float64       // largest share of the bytes of all packs, and of these and the WAL together, that may be deleted at once, 0 to 1
 	DryRun     bool          // nothing is written, only the report made
 	Mark       Marker
-	Ended      Ended // for the ages of snapshots; nil: they go by the storage's times
+	WAL        WALNeed // nil: archived WAL stays
+	Ended      Ended   // for the ages of snapshots; nil: they go by the storage's times
 	// AcceptTimes fixes ages also where the times of most new snapshots contradict each other (*TimesError).
 	AcceptTimes bool
 	// Assume is taken to be asked for besides what is, in a dry run that says what it would gain. Sessions that go on do not end such a run.
@@ -73,7 +74,12 @@ type PruneReport struct {
 	Condemned Amount // deleted by the next run, unless somebody needs them by then
 	Repacked  Amount // the part of Condemned of which what is alive was copied
 	Rescued   Amount // condemned by the last run, and needed after all
-	Gain      Gain   // by the snapshots that leave; a dry run only
+	// Packs counts files of these.
+	WALStored    Amount // all archived WAL, before; not known where there is damage
+	WALSwept     []WALRange
+	WALCondemned []WALRange
+
+	Gain Gain // by the snapshots that leave; a dry run only
 
 	Tidied  Amount   // files that writers left half-made when they were killed
 	Locked  []string // objects that the storage refuses to delete
@@ -107,14 +113,31 @@ func (e *VanishedError) Error() string {
 	return fmt.Sprintf("prune: %d snapshots are gone that nobody forgot, the first is %s of cluster %s", len(e.Snapshots), e.Snapshots[0].ID, e.Snapshots[0].Cluster)
 }
 
-// TooMuchError says that the run would delete more at once than it may.
+// TooMuchError says that the run would delete more at once than it may: of all packs, or of these and the archived WAL together.
 type TooMuchError struct {
 	Swept, Stored Amount
+	WAL           bool // they include WAL; Packs counts its files too
 	Limit         float64
 }
 
 func (e *TooMuchError) Error() string {
 	return fmt.Sprintf("prune: it would delete %d of %d bytes, which is more than %.0f %%", e.Swept.Bytes, e.Stored.Bytes, e.Limit*100)
+}
+
+// tooMuch returns a *TooMuchError if the run would. WAL alone has no such limit: who keeps one snapshot and the WAL behind it replaces most of it each time.
+func (p *pruner) tooMuch() error {
+	s := p.report
+	wal := WALAmount(s.WALSwept)
+	all := Amount{s.Swept.Packs + wal.Packs, s.Swept.Bytes + wal.Bytes}
+	of := Amount{s.Stored.Packs + s.WALStored.Packs, s.Stored.Bytes + s.WALStored.Bytes}
+	exceeds := func(part, whole Amount) bool { return float64(part.Bytes) > p.o.MaxDelete*float64(whole.Bytes) }
+	switch {
+	case exceeds(s.Swept, s.Stored):
+		return &TooMuchError{Swept: s.Swept, Stored: s.Stored, Limit: p.o.MaxDelete}
+	case exceeds(all, of):
+		return &TooMuchError{Swept: all, Stored: of, WAL: true, Limit: p.o.MaxDelete}
+	}
+	return nil
 }
 
 // ErrOvertaken says that another prune run came first. This one deleted nothing.
@@ -186,8 +209,8 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err e
 	if err := p.stillNewest(ctx); err != nil {
 		return nil, err
 	}
-	if s := p.report; float64(s.Swept.Bytes) > o.MaxDelete*float64(s.Stored.Bytes) {
-		return s, &TooMuchError{Swept: s.Swept, Stored: s.Stored, Limit: o.MaxDelete}
+	if err := p.tooMuch(); err != nil {
+		return p.report, err
 	}
 	if o.DryRun {
 		return p.report, nil

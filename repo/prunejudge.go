@@ -184,6 +184,7 @@ func (p *pruner) judgeBy(ctx context.Context, enter func(context.Context, *judge
 		}
 	}
 	p.run.index()
+	p.carryWAL()
 	p.report.Valid = len(p.run.Valid)
 	return p.timesAgree()
 }

@@ -65,6 +65,9 @@ func (p *pruner) plan(ctx context.Context) error {
 		}
 	}
 	p.decide()
+	if err := p.planWAL(ctx); err != nil {
+		return err
+	}
 	if p.o.DryRun {
 		p.gain()
 	}
@@ -269,6 +272,7 @@ func (p *pruner) decide() {
 func (p *pruner) spare() {
 	p.run.Sweep, p.run.Condemned = []string{}, []string{}
 	p.report.Swept, p.report.Condemned, p.report.Repacked = Amount{}, Amount{}, Amount{}
+	p.carryWAL()
 	for _, key := range slices.Concat(p.last.Sweep, p.last.Condemned) {
 		if _, there := p.fresh[key]; there {
 			p.condemn(key)

@@ -86,6 +86,9 @@ func (p *pruner) sweep(ctx context.Context) error {
 	if err := p.delete(ctx, slices.Concat(p.spentMarks(), old)); err != nil {
 		return err
 	}
+	if err := p.sweepWAL(ctx); err != nil || p.report.Stopped {
+		return err
+	}
 	if t, ok := p.store.(storage.Tidier); ok {
 		p.report.Tidied.Packs, p.report.Tidied.Bytes, err = t.Tidy(ctx, p.o.Now().Add(-p.o.FenceAfter))
 	}
@@ -142,6 +145,11 @@ func (p *pruner) spentMarks() (keys []string) {
 	for _, sid := range slices.Sorted(maps.Keys(p.marks.pinned)) {
 		if gone(sid) {
 			keys = append(keys, pinsPrefix+sid)
+		}
+	}
+	for _, sid := range slices.Sorted(maps.Keys(p.marks.narrowed)) {
+		if gone(sid) || p.run.narrow[sid] {
+			keys = append(keys, forgetPrefix+sid+narrowSuffix)
 		}
 	}
 	return append(keys, p.spentDamage()...)

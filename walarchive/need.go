@@ -36,6 +36,7 @@ type Judge struct {
 
 	// Of the keys before: a timeline's history file stands right in front of the timeline's files.
 	at      place
+	segment uint64 // of the last key in at
 	stay    []Span
 	leave   []Span
 	history place // whose history file was the last
@@ -85,42 +86,46 @@ func (j *Judge) Spare(cluster string) { j.spared[cluster] = true }
 // Doubts are the timelines of which everything counts as needed because their history could not be read.
 func (j *Judge) Doubts() []error { return j.doubts }
 
-// Use says what the file under key is for. Keys must come in ascending order. It fails only where the storage does.
-func (j *Judge) Use(ctx context.Context, key string) (Use, error) {
+// Use says what the file under key is for, and whether it follows the file before: no segment stands between them that is not archived yet. Of
+// unclaimed files that means nothing. Keys must come in ascending order. It fails only where the storage does.
+func (j *Judge) Use(ctx context.Context, key string) (use Use, follows bool, err error) {
 	cluster, system, n, err := ParseKey(key)
 	if err != nil {
-		return Needed, nil // no file of an archive
+		return Needed, false, nil // no file of an archive
 	}
 	p := place{lineage{cluster, system}, n.Timeline}
 	if n.Kind == History {
 		j.history = p
-		return Needed, nil
+		return Needed, false, nil
 	}
 	c := j.claims[p.lineage]
 	switch {
 	case j.spared[cluster]:
-		return Needed, nil
+		return Needed, false, nil
 	case c == nil:
-		return Unclaimed, nil
+		return Unclaimed, true, nil
 	case c.mixed:
-		return Needed, nil
+		return Needed, false, nil
 	}
 	segment, err := pg.WALFileSegment(n.File, c.size)
 	if err != nil {
-		return Needed, nil // of another size
+		return Needed, false, nil // of another size
 	}
 	if j.at != p {
 		if err := j.turn(ctx, p, c); err != nil {
-			return Needed, err
+			return Needed, false, err
 		}
+		follows = true
 	}
+	follows = follows || segment.Number <= j.segment+1
+	j.segment = segment.Number
 	if _, ok := lastOf(j.stay, segment.Number); ok {
-		return Needed, nil
+		return Needed, follows, nil
 	}
 	if _, ok := lastOf(j.leave, segment.Number); ok {
-		return Parting, nil
+		return Parting, follows, nil
 	}
-	return Unneeded, nil
+	return Unneeded, follows, nil
 }
 
 // turn looks at the next timeline.

@@ -24,7 +24,7 @@ func uses(t *testing.T, a Archive, j *Judge) map[Use][]string {
 	t.Helper()
 	got := map[Use][]string{}
 	if err := a.Objects.List(t.Context(), Prefix, func(key string, _ int64) error {
-		use, err := j.Use(t.Context(), key)
+		use, _, err := j.Use(t.Context(), key)
 		got[use] = append(got[use], key[strings.LastIndex(key, "/")+1:])
 		return err
 	}); err != nil {
@@ -222,7 +222,7 @@ func TestWhatCannotBeJudgedIsKept(t *testing.T) {
 	j := NewJudge(silent{a.Objects})
 	j.Add(a.Cluster, a.System, testSize, snapshotAt(1, 3), true)
 	err := a.Objects.List(t.Context(), Prefix, func(key string, _ int64) error {
-		_, err := j.Use(t.Context(), key)
+		_, _, err := j.Use(t.Context(), key)
 		return err
 	})
 	if !errors.Is(err, errDown) {
@@ -275,5 +275,28 @@ func TestTheWindowOfANarrowSnapshotIsItsOwnMoment(t *testing.T) {
 	// In one segment with the next, it is the beginning of its window.
 	if got := windows(t, a, narrowAt(1, 6, 7), snapshotAt(1, 7)); len(got) != 1 || got[0].ToLSN != at(10, 0) {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestAFileFollowsTheOneBeforeUnlessASegmentIsMissingBetween(t *testing.T) {
+	a, _ := newArchive()
+	pushSegments(t, a, 1, 2, 3)
+	push(t, a, segmentName(1, 3)+".partial", content(0), segmentFacts(1, 3))
+	pushSegments(t, a, 1, 4, 4)
+	pushSegments(t, a, 1, 6, 7)
+	pushHistory(t, a, 2, fmt.Sprintf("1\t%s\tx\n", at(1, 700)))
+	pushSegments(t, a, 2, 3, 3)
+	j := NewJudge(a.Objects)
+	j.Add(a.Cluster, a.System, testSize, snapshotAt(1, 7), true)
+	var got []bool
+	if err := a.Objects.List(t.Context(), Prefix, func(key string, _ int64) error {
+		_, follows, err := j.Use(t.Context(), key)
+		got = append(got, follows)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []bool{true, true, true, true, false, true, false, true}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
