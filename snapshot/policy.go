@@ -30,8 +30,8 @@ type Candidate struct {
 	Good       bool      // the WAL that it needs is there
 	Flawed     bool      // pages were damaged when it was taken
 	Pinned     bool
-	Narrowed   bool // of the WAL behind it nothing is kept on its behalf any more
-	Unreadable bool // only ID, Time and Pinned are known
+	Narrowed   bool   // of the WAL behind it nothing is kept on its behalf any more
+	Unreadable bool   // only ID, Time and Pinned are known
 	Held       string // why it stays whatever the policy says, besides
 }
 
