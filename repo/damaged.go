@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pgtrove/pgtrove/index"
 	"github.com/pgtrove/pgtrove/storage"
 )
 
@@ -55,27 +56,69 @@ func (p *pruner) spentDamage() (keys []string) {
 }
 
 // IndexError says that a part of the index is gone or damaged. What it said of packs is not known, though the packs may be there: Rebuild finds out.
-type IndexError struct{ Objects []error } // each names its object
+type IndexError struct{ Objects []BadObject }
+
+// BadObject is an object that is gone or damaged.
+type BadObject struct {
+	Key string
+	Err error // ErrMissing or ErrDamaged; its text names the object
+}
 
 func (e *IndexError) Error() string {
 	if len(e.Objects) == 1 {
-		return fmt.Sprintf("a part of the index cannot be read: %v", e.Objects[0])
+		return fmt.Sprintf("a part of the index cannot be read: %v", e.Objects[0].Err)
 	}
-	return fmt.Sprintf("%d parts of the index cannot be read, the first because of this: %v", len(e.Objects), e.Objects[0])
+	return fmt.Sprintf("%d parts of the index cannot be read, the first because of this: %v", len(e.Objects), e.Objects[0].Err)
 }
 
 // Unwrap gives errors.Is and errors.As all of them.
-func (e *IndexError) Unwrap() []error { return e.Objects }
+func (e *IndexError) Unwrap() (all []error) {
+	for _, b := range e.Objects {
+		all = append(all, b.Err)
+	}
+	return all
+}
 
-// asUnreadable is err if it says that an index segment is gone or damaged: ErrMissing or ErrDamaged. nil: it says something else, or nothing.
-func asUnreadable(err error) error {
+// asUnreadable is what err says of the index segment under key, if it says that this is gone or damaged; else nil.
+func asUnreadable(key string, err error) *BadObject {
 	switch {
 	case errors.Is(err, storage.ErrNotExist):
-		return fmt.Errorf("%w: %w", ErrMissing, err)
+		return &BadObject{key, fmt.Errorf("%w: %w", ErrMissing, err)}
 	case errors.Is(err, ErrDamaged):
-		return err
+		return &BadObject{key, err}
 	}
 	return nil
+}
+
+// CheckIndex reads those index segments that count, and are chosen by their keys, from the storage, whatever a cache knows of them: an *IndexError says
+// which are gone or damaged. A nil chosen chooses all.
+func (r *Repo) CheckIndex(ctx context.Context, chosen func(key string) bool) error {
+	for {
+		l, err := r.list(ctx, forReading)
+		if err != nil {
+			return err
+		}
+		names := slices.DeleteFunc(l.segments, func(key string) bool { return chosen != nil && !chosen(key) })
+		var bad []BadObject
+		if err := r.oldSegments(ctx, names, func(_ string, _ *index.Segment, broken *BadObject) error {
+			if broken != nil {
+				bad = append(bad, *broken)
+			}
+			return nil
+		}); err != nil {
+			return fmt.Errorf("check index: %w", err)
+		}
+		newest, err := r.newestNumber(ctx)
+		switch {
+		case err != nil:
+			return err
+		case newest != l.run.Number: // it was moved
+		case bad != nil:
+			return &IndexError{bad}
+		default:
+			return nil
+		}
+	}
 }
 
 // IndexDamage says what of the index cannot be read: an *IndexError, or nil. The view goes on without it.

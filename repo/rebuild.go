@@ -33,10 +33,10 @@ type RebuildReport struct {
 	Stopped bool   // a newer run has begun to clean up, so this one left it to that
 	Locked  []string
 
-	Unreadable []error // packs whose directory cannot be read; each names its pack
-	Known      int     // how many of these the index has all the same, because the old one still said what they hold
-	Waiting    []error // index segments that cannot be read, of sessions that have not ended: they stay as they are
-	Sessions   []error // announcements that cannot be read
+	Unreadable []BadObject // packs whose directory cannot be read
+	Known      int         // how many of these the index has all the same, because the old one still said what they hold
+	Waiting    []BadObject // index segments that cannot be read, of sessions that have not ended: they stay as they are
+	Sessions   []error     // announcements that cannot be read
 }
 
 // Rebuild makes the index anew, from the directories of all packs that the storage shows, and publishes it as a prune run would: as gc/<n+1>, which
@@ -190,7 +190,7 @@ func (b *rebuilder) read(ctx context.Context) error {
 			return b.add(ctx, a.pack)
 		}
 		b.bad[b.keys[i]] = true
-		b.report.Unreadable = append(b.report.Unreadable, a.err)
+		b.report.Unreadable = append(b.report.Unreadable, BadObject{b.keys[i], a.err})
 		return nil
 	}); err != nil {
 		return err
@@ -228,10 +228,10 @@ func (b *rebuilder) readOld(ctx context.Context) error {
 			names = append(names, name)
 		}
 	}
-	return b.oldSegments(ctx, names, func(name string, s *index.Segment, broken error) error {
+	return b.oldSegments(ctx, names, func(name string, s *index.Segment, broken *BadObject) error {
 		if broken != nil {
 			if b.stays(name) {
-				b.report.Waiting = append(b.report.Waiting, broken)
+				b.report.Waiting = append(b.report.Waiting, *broken)
 			}
 			return nil
 		}
@@ -262,14 +262,14 @@ func (b *rebuilder) settle(ctx context.Context) error {
 }
 
 // oldSegments calls use with each of these index segments, in order, or with why it cannot be read.
-func (r *Repo) oldSegments(ctx context.Context, names []string, use func(name string, s *index.Segment, broken error) error) error {
+func (r *Repo) oldSegments(ctx context.Context, names []string, use func(name string, s *index.Segment, broken *BadObject) error) error {
 	type answer struct {
 		segment *index.Segment
-		broken  error
+		broken  *BadObject
 	}
 	fetch := func(ctx context.Context, i int) (a answer, err error) {
 		a.segment, err = r.segment(ctx, names[i])
-		if a.broken = asUnreadable(err); a.broken != nil {
+		if a.broken = asUnreadable(names[i], err); a.broken != nil {
 			err = nil
 		}
 		return a, err

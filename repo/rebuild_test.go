@@ -88,7 +88,16 @@ func TestADamagedIndexIsMadeAnewFromThePacks(t *testing.T) {
 		if after := list(t, f.store, ""); !slices.Equal(before, after) {
 			t.Errorf("%s: a prune or a dry run changed something: %v", what, after)
 		}
+		if err := r.CheckIndex(t.Context(), nil); !errors.As(err, &broken) {
+			t.Errorf("%s: the index is checked: %v", what, err)
+		}
+		if err := r.CheckIndex(t.Context(), func(string) bool { return false }); err != nil {
+			t.Errorf("%s: nothing of the index is checked: %v", what, err)
+		}
 		report := rebuild(t, r)
+		if err := r.CheckIndex(t.Context(), nil); err != nil {
+			t.Errorf("%s: after that: %v", what, err)
+		}
 		if len(report.Unreadable)+len(report.Waiting) > 0 || report.Packs != dry.Packs || report.Packs.Packs != count(t, f.store, packsPrefix) || report.Valid != 2 || report.Run != 2 {
 			t.Errorf("%s: %+v, dry %+v", what, report, dry)
 		}
@@ -264,7 +273,7 @@ func TestAPackWhoseDirectoryCannotBeReadStaysWhereTheOldIndexHasIt(t *testing.T)
 		return b
 	})
 	report := rebuild(t, r)
-	if len(report.Unreadable) != 1 || !strings.Contains(report.Unreadable[0].Error(), pack) || report.Known != 1 {
+	if len(report.Unreadable) != 1 || !strings.Contains(report.Unreadable[0].Key, pack) || report.Known != 1 {
 		t.Errorf("%+v", report)
 	}
 	check(t, r, ids, data)
@@ -296,7 +305,7 @@ func TestADamagedSegmentOfARunningBackupStaysUntilThatEnds(t *testing.T) {
 		segment := list(t, f.store, indexPrefix+s.ID()+"/")[0]
 		flip(t, f.store, segment)
 		report := rebuild(t, r)
-		if len(report.Waiting) != 1 || !strings.Contains(report.Waiting[0].Error(), segment) {
+		if len(report.Waiting) != 1 || !strings.Contains(report.Waiting[0].Key, segment) {
 			t.Errorf("%+v", report)
 		}
 		var broken *IndexError

@@ -146,7 +146,7 @@ func (s *salvage) byIndex(ctx context.Context, blind map[string]bool) error {
 	if len(blind) == 0 {
 		return nil
 	}
-	return s.oldSegments(ctx, s.listing.segments, func(_ string, segment *index.Segment, broken error) error {
+	return s.oldSegments(ctx, s.listing.segments, func(_ string, segment *index.Segment, broken *BadObject) error {
 		if broken != nil {
 			return nil
 		}

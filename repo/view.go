@@ -32,7 +32,7 @@ type View struct {
 	barred   map[string]bool // packs that are about to be deleted, by key; a writer's view only
 	lost     map[string]bool // packs that turned out to be gone or damaged, by key: what they held is not there
 	damaged  map[string]bool // packs that were said to be damaged: for who reads they count where nothing else has a chunk
-	broken   []error         // what of the index cannot be read
+	broken   []BadObject     // what of the index cannot be read
 }
 
 // OpenView loads the index. What the cluster's cache in cacheDir already knows of it is not fetched again; a cache that is
@@ -144,15 +144,15 @@ func (v *View) forgetOld() error {
 
 // loadSegments brings segments into the cache and returns their numbers, and whether it had to fetch a base. Those that are gone or damaged
 // it passes over and lists.
-func (v *View) loadSegments(ctx context.Context, names []string) (_ map[uint32]bool, broken []error, bases bool, err error) {
+func (v *View) loadSegments(ctx context.Context, names []string) (_ map[uint32]bool, broken []BadObject, bases bool, err error) {
 	loaded := v.cache.Loaded()
 	numbers := make(map[uint32]bool, len(names))
 	for _, name := range names {
 		n, ok := loaded[name]
 		if !ok {
 			segment, err := v.repo.segment(ctx, name)
-			if unreadable := asUnreadable(err); unreadable != nil {
-				broken = append(broken, unreadable)
+			if bad := asUnreadable(name, err); bad != nil {
+				broken = append(broken, *bad)
 				continue
 			}
 			if err != nil {
