@@ -55,7 +55,7 @@ type place struct {
 // claims are the snapshots of a lineage.
 type claims struct {
 	size        pg.SegmentSize
-	mixed       bool // the snapshots differ in the size of segments, so that names say nothing
+	unsure      bool // one does not say where it began, or they differ in the size of segments, so that names say nothing
 	stay, leave []Snapshot
 }
 
@@ -72,7 +72,7 @@ func (j *Judge) Add(cluster string, system pg.SystemID, size pg.SegmentSize, s S
 		c = &claims{size: size}
 		j.claims[l] = c
 	}
-	c.mixed = c.mixed || size != c.size || !size.Valid()
+	c.unsure = c.unsure || size != c.size || !size.Valid() || s.Timeline == 0 || s.StopTimeline == 0
 	if stays {
 		c.stay = append(c.stay, s)
 	} else {
@@ -104,7 +104,7 @@ func (j *Judge) Use(ctx context.Context, key string) (use Use, follows bool, err
 		return Needed, false, nil
 	case c == nil:
 		return Unclaimed, true, nil
-	case c.mixed:
+	case c.unsure:
 		return Needed, false, nil
 	}
 	segment, err := pg.WALFileSegment(n.File, c.size)

@@ -195,6 +195,9 @@ func TestWhatCannotBeJudgedIsKept(t *testing.T) {
 			m.files[key] = m.files[a.Key(Name{Segment, 2, segmentName(2, 2)})]
 		},
 		"a manifest is damaged": func(a Archive, _ *memObjects, j *Judge) { j.Spare(a.Cluster) },
+		"a snapshot does not say where it began": func(a Archive, _ *memObjects, j *Judge) {
+			j.Add(a.Cluster, a.System, testSize, Snapshot{}, true)
+		},
 		"segments have two sizes": func(a Archive, _ *memObjects, j *Judge) {
 			j.Add(a.Cluster, a.System, 2*testSize, snapshotAt(1, 3), true)
 		},

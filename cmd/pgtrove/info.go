@@ -18,7 +18,8 @@ func newInfoCommand(a *app) *cobra.Command {
 		Use:   "info",
 		Short: "Show per cluster what can be recovered",
 		Long: `Show per cluster its snapshots, the space it takes, the windows of time that can really be recovered, and the gaps in
-its WAL. A window begins where a snapshot ends and goes on as long as the archive has every segment.`,
+its WAL. A window begins where a snapshot ends and goes on as long as the archive has every segment, or, of a snapshot that
+keeps only its own moment, ends there. WAL that no snapshot needs is no gap where it is missing.`,
 		Args: exactly(),
 		RunE: a.run(func(ctx context.Context, _ []string) error { return a.info(ctx) }),
 	}
@@ -94,7 +95,7 @@ func (a *app) info(ctx context.Context) error {
 		return err
 	}
 	for _, coverage := range archives {
-		c, newest, err := clusterInfo(ctx, r, coverage, catalog.snapshots)
+		c, newest, err := clusterInfo(ctx, r, coverage, catalog)
 		if err != nil {
 			return err
 		}
@@ -128,7 +129,7 @@ func (a *app) repositorySizes(ctx context.Context, r *repo.Repo) (*repositoryJSO
 }
 
 // clusterInfo computes one cluster's line from the listing and a bounded number of WAL headers.
-func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverage, all []*snapshot.Manifest) (*clusterJSON, *snapshot.Manifest, error) {
+func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverage, all *catalog) (*clusterJSON, *snapshot.Manifest, error) {
 	k := archiveKey{coverage.Cluster, coverage.System}
 	c := &clusterJSON{
 		Type: "cluster", Cluster: k.cluster, SystemID: k.system.String(), WALFiles: coverage.Files, WALBytes: coverage.Bytes,
@@ -136,12 +137,15 @@ func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverag
 	}
 	var own []walarchive.Snapshot
 	var newest *snapshot.Manifest
-	for _, m := range all {
+	narrowed := all.narrowed()
+	for _, m := range all.snapshots {
 		if archiveOf(m) != k {
 			continue
 		}
 		newest = m
-		own = append(own, walSnapshot(m))
+		s := walSnapshot(m)
+		s.Narrow = narrowed[m.ID]
+		own = append(own, s)
 		c.Snapshots++
 		c.Added += m.Totals.Added
 		c.Size, c.PGVersion = m.Totals.Size, m.Server.VersionString()
@@ -157,7 +161,7 @@ func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverag
 		c.Windows = append(c.Windows, windowJSON{uint32(w.Timeline), w.FromLSN, jsonTime(w.FromTime), w.ToLSN, jsonTime(w.ToTime)})
 	}
 	for _, tli := range coverage.Timelines() {
-		for _, g := range coverage.Gaps(tli) {
+		for _, g := range coverage.NeededGaps(tli, own) {
 			c.Gaps = append(c.Gaps, gapJSON{uint32(tli), g.From, g.To, g.Segments(), g.Names(coverage.SegmentSize, 1)[0]})
 		}
 	}
