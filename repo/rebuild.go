@@ -17,9 +17,10 @@ import (
 type RebuildOptions struct {
 	Host       string
 	Now        func() time.Time
-	FenceAfter time.Duration         // as PruneOptions has it
-	DryRun     bool                  // nothing is written, only the report made
-	Progress   func(done, total int) // packs that were read, of all; called by one goroutine at a time. May be nil
+	FenceAfter time.Duration // as PruneOptions has it
+	DryRun     bool          // nothing is written, only the report made
+	// Progress is told of packs whose directory was read: the bytes of these packs, of all. It is called by one goroutine at a time, and may be nil.
+	Progress func(done, total int64)
 }
 
 // RebuildReport says what a run of Rebuild did, or, dry, would do.
@@ -171,6 +172,10 @@ func (b *rebuilder) read(ctx context.Context) error {
 	b.base = &baseWriter{pruner: b.pruner, packs: index.NewSplitter(shardChunks), named: map[string]bool{},
 		prefix: fmt.Sprintf("%s%0*d/%s-", basePrefix, gcDigits, b.run.Number, newNonce())}
 	b.bad = map[string]bool{}
+	done, total := int64(0), int64(0)
+	for _, key := range b.keys {
+		total += b.fresh[key]
+	}
 	type answer struct {
 		pack *index.Pack
 		err  error
@@ -183,8 +188,8 @@ func (b *rebuilder) read(ctx context.Context) error {
 		return a, nil
 	}
 	if err := inOrder(ctx, len(b.keys), fetch, func(i int, a answer) error {
-		if b.o.Progress != nil {
-			b.o.Progress(i+1, len(b.keys))
+		if done += b.fresh[b.keys[i]]; b.o.Progress != nil {
+			b.o.Progress(done, total)
 		}
 		if a.err == nil {
 			return b.add(ctx, a.pack)

@@ -177,6 +177,7 @@ type fenced struct {
 
 // run takes the snapshot within a session and commits it.
 func (b *backupRun) run(ctx context.Context, s *repo.Session) error {
+	b.warnIndex(s.IndexDamage())
 	if (b.o.wal == walAuto || b.o.wal == walInclude) && !b.held {
 		var err error
 		if b.held, err = b.cluster.HoldWAL(ctx); err != nil {
