@@ -134,11 +134,10 @@ func (e *TimesError) Error() string {
 
 // Retained is what retention knows of a snapshot.
 type Retained struct {
-	Since    time.Time // its age
-	Fixed    bool      // a run has listed it with this age; otherwise it is the one that a run would give it now
-	Narrowed bool      // of the WAL behind it nothing is kept for it
-	Shared   bool      // another cluster has an object of the same ID: a request for one would be one for both
-	Gone     bool      // a prune has removed it meanwhile; nothing else is known
+	Since  time.Time // its age
+	Fixed  bool      // a run has listed it with this age; otherwise it is the one that a run would give it now
+	Shared bool      // another cluster has an object of the same ID: a request for one would be one for both
+	Gone   bool      // a prune has removed it meanwhile; nothing else is known
 }
 
 // RetentionOptions of Retention.
@@ -158,10 +157,6 @@ func (r *Repo) Retention(ctx context.Context, commits []Commit, o RetentionOptio
 	}); err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	m, err := r.marks(ctx) // before the run: one that has been spent is in it
-	if err != nil {
-		return nil, err
-	}
 	run, err := r.newestRun(ctx)
 	if err != nil {
 		return nil, err
@@ -175,7 +170,7 @@ func (r *Repo) Retention(ctx context.Context, commits []Commit, o RetentionOptio
 			continue
 		}
 		found := ages.of(c, key, stored[key])
-		all[i] = Retained{Since: found.since, Fixed: found.fixed, Narrowed: m.narrowed[c.ID], Shared: namesakes[c.ID] > 1}
+		all[i] = Retained{Since: found.since, Fixed: found.fixed, Shared: namesakes[c.ID] > 1}
 	}
 	if o.AcceptTimes {
 		return all, nil

@@ -27,6 +27,7 @@ func (p Policy) IsZero() bool { return p == Policy{} }
 type Candidate struct {
 	ID         string
 	Time       time.Time // its retention time
+	Ended      time.Time // by its own word, as recovery sees it; zero: not known
 	Good       bool      // the WAL that it needs is there
 	Flawed     bool      // pages were damaged when it was taken
 	Pinned     bool
@@ -215,7 +216,7 @@ func (j *judgement) anchors(from time.Time, stretches []Stretch) map[string]bool
 	anchors := map[string]bool{}
 	take := func(is func(*Verdict) bool) {
 		if v := j.newest(func(v *Verdict) bool {
-			return v.Good && !v.Narrowed && !v.Unreadable && !v.Time.After(from) && is(v)
+			return v.Good && !v.Narrowed && !v.Unreadable && !v.Time.After(from) && !v.Ended.After(from) && is(v)
 		}); v != nil {
 			anchors[v.ID] = true
 		}

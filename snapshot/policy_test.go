@@ -90,6 +90,7 @@ func TestPoliciesKeepWhatTheySay(t *testing.T) {
 		{"a window and older ones, which are narrowed", Policy{PITR: day, Weekly: 3}, nights(1, 30), nil, "22- 29 30"},
 		{"a window that begins before all snapshots", Policy{PITR: week, Last: 1}, nights(25, 30), nil, "25 26 27 28 29 30"},
 		{"a window, in which some lack WAL", Policy{PITR: day}, but(nights(1, 30), lacksWAL, "28", "29"), nil, "27 28 29 30"},
+		{"a window, and one that claims to have ended later", Policy{PITR: day}, but(nights(1, 30), func(c *Candidate) { c.Ended = at(29, 3) }, "29"), nil, "28 29 30"},
 		{"a window of nothing good", Policy{PITR: day, Last: 1}, but(nights(1, 3), lacksWAL, "01", "02", "03"), nil, "01 02 03"},
 		{"a window, pins behind it", Policy{PITR: day}, but(nights(1, 30), isPinned, "03"), nil, "03- 29 30"},
 		{"a window, damaged ones behind it", Policy{PITR: day}, but(nights(1, 30), isDamaged, "03"), nil, "03 29 30"},
