@@ -180,6 +180,46 @@ func TestAPinBringsBackASnapshotWithItsWAL(t *testing.T) {
 	w.leaves(t, "pinned after it expired", 3, 4, 5, 6, 7, 8, 9)
 }
 
+// TestWALOfWhatLeavesStaysOneRunLonger: a backup may commit, and be forgotten, that found WAL before it was condemned.
+func TestWALOfWhatLeavesStaysOneRunLonger(t *testing.T) {
+	w := newWALWorld(t)
+	putWAL(t, w.store, upTo(9)...)
+	w.backup(t, 6)
+	var late string
+	must(t, w.r.Write(t.Context(), options(), func(ctx context.Context, s *Session) error {
+		late = s.ID()
+		w.from[late] = 4
+		w.prune(t)
+		return commitIDs(ctx, s, putAll(ctx, t, s, pieces(4, 3)))
+	}))
+	must(t, w.r.Forget(t.Context(), late))
+	w.pinnedTooLate(t, late)
+	w.leaves(t, "when it has left", 4, 5, 6, 7, 8, 9)
+	w.prune(t)
+	w.prune(t)
+	w.leaves(t, "when it is back", 4, 5, 6, 7, 8, 9)
+}
+
+func TestTheNextRunGoesOnWhereASweepOfWALDied(t *testing.T) {
+	w := newWALWorld(t)
+	putWAL(t, w.store, upTo(9)...)
+	w.backup(t, 6)
+	w.prune(t)
+	s := fault.New(w.store, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Delete && op.Key == walFile(3) {
+			return fault.Action{Before: storage.ErrUnreachable}
+		}
+		return fault.Action{}
+	})
+	if _, err := w.open(t, s).Prune(t.Context(), w.pruning()); !errors.Is(err, storage.ErrUnreachable) {
+		t.Fatal(err)
+	}
+	if report := w.prune(t); len(report.WALSwept) == 0 {
+		t.Errorf("%+v", report)
+	}
+	w.leaves(t, "after the next", 6, 7, 8, 9)
+}
+
 func TestARowOfWALEndsWhereASegmentIsNotArchivedYet(t *testing.T) {
 	w := newWALWorld(t)
 	putWAL(t, w.store, 1, 2, 4, 5, 9)
