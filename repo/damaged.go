@@ -55,6 +55,9 @@ func (p *pruner) spentDamage() (keys []string) {
 	return keys
 }
 
+// ErrNotIndexed says that the index names no pack in which a chunk is. Every pack says itself what it holds: Rebuild finds it, if one has it.
+var ErrNotIndexed = errors.New("in no pack that the index names")
+
 // IndexError says that a part of the index is gone or damaged. What it said of packs is not known, though the packs may be there: Rebuild finds out.
 type IndexError struct{ Objects []BadObject }
 

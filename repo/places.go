@@ -8,14 +8,14 @@ import (
 	"github.com/pgtrove/pgtrove/pack"
 )
 
-// Locations lists the places of a chunk, the one to be preferred last; none if no current segment names it, or only packs that are lost.
+// Locations lists the places of a chunk, the one to be preferred last; none if no current segment names it.
 func (v *View) Locations(id chunk.ID) ([]pack.Location, error) {
 	all, err := v.cache.Locations(id, v.counts, v.excepted())
-	if last := v.lastResort(); err == nil && last != nil {
-		var damaged []pack.Location
-		if damaged, err = v.cache.Locations(id, v.counts, last); err == nil {
-			damaged = slices.DeleteFunc(damaged, func(l pack.Location) bool { return !v.saidDamaged(l.Pack) })
-			all = append(damaged, all...)
+	if err == nil && v.hasLastResort() {
+		var bad []pack.Location
+		if bad, err = v.cache.Locations(id, v.counts, nil); err == nil {
+			bad = slices.DeleteFunc(bad, func(l pack.Location) bool { return !v.isExcepted(l.Pack) })
+			all = append(bad, all...)
 		}
 	}
 	if err != nil {
@@ -24,32 +24,35 @@ func (v *View) Locations(id chunk.ID) ([]pack.Location, error) {
 	return all, nil
 }
 
-// lastResort is excepted for what no other pack has: who reads then tries those too that are said to be damaged, for in a pack many
-// chunks may be sound. Nil: there are none, or a session asks, which stores such chunks again.
-func (v *View) lastResort() func(key string) bool {
+// hasLastResort says whether there are packs that who reads tries for what no other has: those that are damaged, by what somebody said or by what this
+// view found, for many of their chunks may be sound. A session does not: it stores such chunks again.
+func (v *View) hasLastResort() bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	if len(v.damaged) == 0 || v.who == forWriting {
-		return nil
-	}
-	return func(key string) bool {
-		v.mu.RLock()
-		defer v.mu.RUnlock()
-		return v.barred[key] || v.lost[key]
-	}
-}
-
-func (v *View) saidDamaged(key string) bool {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return v.damaged[key]
+	return v.who == forReading && len(v.lost)+len(v.damaged) > 0
 }
 
 // noPack is the error for a chunk that is in no pack.
-func (v *View) noPack(id chunk.ID) error {
-	err := fmt.Errorf("%w: chunk %s is in no pack", ErrMissing, id.Short())
-	if broken := v.unreadableIndex(); broken != nil {
-		return fmt.Errorf("%w that what can be read of the index names: %w", err, broken)
+func (v *View) noPack(id chunk.ID) error { return &noPackError{id, v.unreadableIndex()} }
+
+// noPackError wraps ErrMissing, ErrNotIndexed, and the *IndexError if there is one.
+type noPackError struct {
+	id     chunk.ID
+	broken error
+}
+
+func (e *noPackError) Error() string {
+	text := fmt.Sprintf("%v: chunk %s is in no pack", ErrMissing, e.id.Short())
+	if e.broken != nil {
+		text += ", as far as the index can be read"
 	}
-	return err
+	return text
+}
+
+func (e *noPackError) Unwrap() []error {
+	all := []error{ErrMissing, ErrNotIndexed}
+	if e.broken != nil {
+		all = append(all, e.broken)
+	}
+	return all
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -139,6 +140,26 @@ func (s *salvage) directory(key string, object []byte) (*pack.Directory, error) 
 		return nil, asDamage(key, err)
 	}
 	return dir, nil
+}
+
+// MissingPacks lists the packs that the index names and that the storage does not show, or shows in another length, whether anybody needs them or not.
+func (v *View) MissingPacks(ctx context.Context) (keys []string, err error) {
+	named := map[string]int64{}
+	if err := v.cache.Packs(v.counts, func(h index.Held) error {
+		named[h.Key] = h.Size
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if err := v.repo.store.List(ctx, packsPrefix, func(i storage.Info) error {
+		if named[i.Key] == i.Size {
+			delete(named, i.Key)
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("list packs: %w", err)
+	}
+	return slices.Sorted(maps.Keys(named)), nil
 }
 
 // byIndex copies what is sound in packs whose directory cannot be read, by what the index says of them.

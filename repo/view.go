@@ -30,8 +30,8 @@ type View struct {
 	mu       sync.RWMutex
 	segments map[uint32]bool // those that count, by number in the cache
 	barred   map[string]bool // packs that are about to be deleted, by key; a writer's view only
-	lost     map[string]bool // packs that turned out to be gone or damaged, by key: what they held is not there
-	damaged  map[string]bool // packs that were said to be damaged: for who reads they count where nothing else has a chunk
+	lost     map[string]bool // packs that turned out to be gone or damaged, by key: see hasLastResort
+	damaged  map[string]bool // packs that somebody said to be damaged, likewise
 	broken   []BadObject     // what of the index cannot be read
 }
 
@@ -233,8 +233,8 @@ func (v *View) has(id chunk.ID) (bool, error) {
 	return ok, err
 }
 
-// Lose notes that a pack turned out to be gone or damaged. Its chunks count as not stored from now on: Locate gives another place, and a
-// session stores them again instead of referring to what nobody can read.
+// Lose notes that a pack turned out to be gone or damaged. Locate gives other places of its chunks from now on, if there are any. For a session they count
+// as not stored: it stores them again instead of referring to what nobody can read.
 func (v *View) Lose(key string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -244,14 +244,12 @@ func (v *View) Lose(key string) {
 	v.lost[key] = true
 }
 
-// Locate says where a chunk is. ErrMissing: no current segment names it, or only packs that are lost; with an *IndexError where the index cannot be
-// read in whole.
+// Locate says where a chunk is. ErrMissing and ErrNotIndexed: no current segment names it; with an *IndexError where the index cannot be read in
+// whole.
 func (v *View) Locate(id chunk.ID) (pack.Location, error) {
 	loc, ok, err := v.cache.Lookup(id, v.counts, v.excepted())
-	if err == nil && !ok {
-		if last := v.lastResort(); last != nil {
-			loc, ok, err = v.cache.Lookup(id, v.counts, last)
-		}
+	if err == nil && !ok && v.hasLastResort() {
+		loc, ok, err = v.cache.Lookup(id, v.counts, nil)
 	}
 	if err != nil {
 		return pack.Location{}, fmt.Errorf("look up chunk %s: %w", id.Short(), err)

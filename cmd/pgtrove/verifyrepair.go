@@ -29,8 +29,15 @@ func (v *verifyRun) mend(ctx context.Context) error {
 	if err := v.view.Reload(ctx); err != nil {
 		return err
 	}
+	// What a snapshot needs whose listing is damaged is not known. A pack that is gone is given up all the same, or the next backup would refer to it.
+	missing, err := v.view.MissingPacks(ctx)
+	if err != nil {
+		return err
+	}
+	packs = append(packs, missing...)
+	slices.Sort(packs)
+	packs = slices.Compact(packs)
 	host, _ := os.Hostname() // for people
-	var err error
 	if v.repaired, err = v.repo.Repair(ctx, v.view, repo.RepairOptions{Host: host, Now: time.Now, Packs: packs}); err != nil {
 		return err
 	}
@@ -75,7 +82,7 @@ func (v *verifyRun) showRepair() error {
 		return v.out.object(repairJSON{"repair", slices.Concat([]string{}, r.Marked), slices.Concat([]string{}, r.Known), r.Copied.Chunks, r.Copied.Bytes, len(v.lost)})
 	}
 	if n := len(r.Marked); n > 0 {
-		v.out.line("", "repaired: %s given up, after %s that are sound in them were copied (%s)",
+		v.out.line("", "repaired: %s given up, and what is sound was copied: %s of %s",
 			showCount(int64(n), "damaged pack is", "damaged packs are"), showCount(int64(r.Copied.Chunks), "chunk", "chunks"), showBytes(r.Copied.Bytes))
 	}
 	if n := len(r.Known); n > 0 {

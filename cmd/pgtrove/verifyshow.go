@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,7 +21,7 @@ type damageJSON struct {
 	MoreFiles int64       `json:"more_files,omitempty"`
 	Breaks    *brokenJSON `json:"breaks,omitempty"`
 
-	index bool // it is a part of the index
+	index bool // it is a part of the index, or what a new one may find
 }
 
 // brokenJSON is a stretch of WAL that no recovery can pass.
@@ -31,7 +32,8 @@ type brokenJSON struct {
 }
 
 func damageOf(kind string, d *restore.Damage) damageJSON {
-	return damageJSON{Type: kind, Object: d.Object, Error: d.Err.Error(), Snapshots: d.Snapshots, Files: d.Files, MoreFiles: d.MoreFiles}
+	return damageJSON{Type: kind, Object: d.Object, Error: d.Err.Error(), Snapshots: d.Snapshots, Files: d.Files, MoreFiles: d.MoreFiles,
+		index: errors.Is(d.Err, repo.ErrNotIndexed)}
 }
 
 type verifyJSON struct {
@@ -179,10 +181,8 @@ func (v *verifyRun) advice() string {
 		return "`pgtrove rebuild-index` makes the index anew from the packs; then verify again"
 	case v.repaired != nil && len(v.repaired.Marked)+len(v.repaired.Known) > 0:
 		return v.repairHint()
-	case is(func(d damageJSON) bool { return strings.HasPrefix(d.Object, "packs/") }):
+	case is(func(d damageJSON) bool { return !strings.HasPrefix(d.Object, "wal") }):
 		return "`pgtrove verify --repair` keeps what is sound of it, and the next backup stores again what the cluster still has"
-	case is(func(d damageJSON) bool { return d.Breaks != nil }):
-		return "take a new backup: from its start on recovery needs no older WAL"
 	}
-	return "keep the snapshots that are not concerned, and take a new backup: it stores what is lost afresh if it still is in the cluster"
+	return "take a new backup: from its start on recovery needs no older WAL"
 }
