@@ -18,6 +18,7 @@ type RebuildOptions struct {
 	Host       string
 	Now        func() time.Time
 	FenceAfter time.Duration // as PruneOptions has it
+	Ended      Ended         // as PruneOptions has it
 	DryRun     bool          // nothing is written, only the report made
 	// Progress is told of packs whose directory was read: the bytes of these packs, of all. It is called by one goroutine at a time, and may be nil.
 	Progress func(done, total int64)
@@ -51,7 +52,9 @@ func (r *Repo) Rebuild(ctx context.Context, o RebuildOptions) (*RebuildReport, e
 	if o.FenceAfter == 0 {
 		o.FenceAfter = defaultFenceAfter
 	}
-	p := &pruner{Repo: r, o: PruneOptions{Host: o.Host, Now: o.Now, FenceAfter: o.FenceAfter, DryRun: o.DryRun}, report: &PruneReport{}}
+	p := &pruner{Repo: r, report: &PruneReport{}}
+	// A prune that asked whether contradicting ages are meant could not run before this one.
+	p.o = PruneOptions{Host: o.Host, Now: o.Now, FenceAfter: o.FenceAfter, DryRun: o.DryRun, Ended: o.Ended, AcceptTimes: true}
 	b := &rebuilder{pruner: p, o: o, report: &RebuildReport{}}
 	var err error
 	if p.last, err = r.newestRun(ctx); err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 func newRebuildIndexCommand(a *app) *cobra.Command {
-	o := repo.RebuildOptions{Now: time.Now, FenceAfter: defaultPruneOptions().fenceAfter}
+	o := repo.RebuildOptions{Now: time.Now, FenceAfter: defaultPruneOptions().fenceAfter, Ended: endedAt}
 	c := &cobra.Command{
 		Use:   "rebuild-index",
 		Short: "Make the index anew from the packs themselves",

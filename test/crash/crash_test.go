@@ -76,7 +76,7 @@ type operation struct {
 func TestACrashAnywhereLosesNothing(t *testing.T) {
 	onTmpfs(t)
 	base, forgotten, kept := history(t)
-	for _, op := range []operation{backing(base), pushing(), forgetting(kept), narrowing(forgotten), pinning(forgotten), pruning()} {
+	for _, op := range []operation{backing(base), pushing(), forgetting(kept), narrowing(forgotten), pinning(forgotten), pruning(), rebuilding()} {
 		t.Run(op.name, func(t *testing.T) {
 			want := base.clone(t)
 			n := want.count(t, op)
