@@ -132,6 +132,7 @@ func TestForgettingByPolicyKeepsWhatItPromises(t *testing.T) {
 		t.Errorf("the plan was %+v, and is %+v", dry, p)
 	}
 	w.shows(all[0].ID, all[3].ID, all[4].ID)
+	w.tells([]string{"snapshots"}, "pinned narrowed n=0")
 	before, wal := w.stored(), w.size("wal")
 	w.verify()
 	for range 3 {
@@ -147,6 +148,7 @@ func TestForgettingByPolicyKeepsWhatItPromises(t *testing.T) {
 	if got := w.windows(); !slices.Equal(got, p.Clusters[0].After) || len(got) != 2 {
 		t.Errorf("promised were the windows %v, and there are %v", p.Clusters[0].After, got)
 	}
+	w.tells([]string{"snapshots", "--json"}, `"pinned":true,"narrowed":true`) // the request is spent
 	for want, args := range map[string][]string{
 		"0":                           {all[0].ID, "--target-immediate"}, // its own moment
 		"0 1 2 3 10 11 12 13":         {"--target-time", after[3]},
