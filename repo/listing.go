@@ -39,6 +39,9 @@ func (r *Repo) list(ctx context.Context, who reader) (*listing, error) {
 	if l.run, err = r.newestRun(ctx); err != nil {
 		return nil, err
 	}
+	if l.damaged, err = r.damagedPacks(ctx); err != nil { // before the index, which then names what was copied out of them
+		return nil, err
+	}
 	if err := r.store.List(ctx, indexPrefix, func(i storage.Info) error {
 		l.names = append(l.names, i.Key)
 		return nil
@@ -49,9 +52,6 @@ func (r *Repo) list(ctx context.Context, who reader) (*listing, error) {
 		return nil, err
 	}
 	if l.outcomes, err = r.outcomes(ctx); err != nil {
-		return nil, err
-	}
-	if l.damaged, err = r.damagedPacks(ctx); err != nil {
 		return nil, err
 	}
 	for _, b := range l.run.Bases {

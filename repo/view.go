@@ -117,7 +117,8 @@ func (v *View) load(ctx context.Context) (*listing, error) {
 		if err != nil {
 			return nil, err
 		}
-		if newest != l.run.Number { // what is gone may be in the new base
+		// What is gone may be in a new base.
+		if newest != l.run.Number {
 			continue
 		}
 		v.mu.Lock()

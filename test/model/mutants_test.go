@@ -90,8 +90,8 @@ func writerMutants() []mutant {
 		{"segments of fenced sessions believed", []edit{{"repo/listing.go", `		if fenced, err = r.voidSessions(ctx, l); err != nil {
 `, `		if fenced, err = map[string]*outcome{}, nil; err != nil {
 `}}, ""},
-		{"gc listed once while the index is loaded", []edit{{"repo/view.go", `		case newest != l.run.Number:
-`, `		case newest == 0 && l.run.Number > 0:
+		{"gc listed once while the index is loaded", []edit{{"repo/view.go", `		if newest != l.run.Number {
+`, `		if newest == 0 && l.run.Number > 0 {
 `}}, ""},
 		{"condemned packs used", []edit{{"repo/view.go", `		if v.who == forWriting {
 			v.barred = l.run.barred()
