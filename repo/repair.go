@@ -142,6 +142,13 @@ func (s *salvage) directory(key string, object []byte) (*pack.Directory, error) 
 	return dir, nil
 }
 
+// GivenUp lists the packs that somebody said to be damaged and that nothing has removed yet.
+func (v *View) GivenUp() []string {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return slices.Sorted(maps.Keys(v.damaged))
+}
+
 // MissingPacks lists the packs that the index names and that the storage does not show, or shows in another length, whether anybody needs them or not.
 func (v *View) MissingPacks(ctx context.Context) (keys []string, err error) {
 	named := map[string]int64{}

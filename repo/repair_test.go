@@ -177,3 +177,34 @@ func TestARepairThatWasTakenForDeadMarksNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestAPackThatIsCopiedBackIsTakenOutOf: from a copy of the repository, after it was given up.
+func TestAPackThatIsCopiedBackIsTakenOutOf(t *testing.T) {
+	f, r, ids, data := aged(t)
+	key := packsOf(t, f.store, commits(t, r)[0])[0]
+	keep, err := f.store.Get(t.Context(), key, storage.Range{}, nil)
+	must(t, err)
+	replace(t, f.store, key, func(b []byte) []byte { return b[:200<<10] })
+	_, err = repair(t, r, key)
+	must(t, err)
+	lost := unreadable(t, r, ids, data)
+	replace(t, f.store, key, func([]byte) []byte { return keep })
+	check(t, r, ids, data)
+	v := openView(t, r, "")
+	if given := v.GivenUp(); !slices.Equal(given, []string{key}) {
+		t.Errorf("given up are %v", given)
+	}
+	must(t, v.Close())
+	if report, err := repair(t, r, key); err != nil || lost == 0 || report.Copied.Chunks != lost {
+		t.Errorf("%d chunks were lost: %+v %v", lost, report, err)
+	}
+	for range 4 {
+		if p := prune(t, r, pruning()); len(p.Damage) > 0 {
+			t.Errorf("%+v", p)
+		}
+		check(t, r, ids, data)
+	}
+	if left := slices.Concat(list(t, f.store, key), list(t, f.store, forgetPrefix)); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}

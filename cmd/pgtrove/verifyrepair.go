@@ -23,21 +23,26 @@ func (v *verifyRun) mend(ctx context.Context) error {
 			packs = append(packs, key)
 		}
 	}
-	if len(v.report.Damage) == 0 {
-		return nil
-	}
 	if err := v.view.Reload(ctx); err != nil {
 		return err
 	}
-	// What a snapshot needs whose listing is damaged is not known. A pack that is gone is given up all the same, or the next backup would refer to it.
-	missing, err := v.view.MissingPacks(ctx)
-	if err != nil {
-		return err
+	// A pack that was given up may have been copied back since: then what stands in it alone is taken out of it.
+	packs = append(packs, v.view.GivenUp()...)
+	if len(v.report.Damage) > 0 {
+		// What a snapshot needs whose listing is damaged is not known. A pack that is gone is given up all the same, or the next backup would refer to it.
+		missing, err := v.view.MissingPacks(ctx)
+		if err != nil {
+			return err
+		}
+		packs = append(packs, missing...)
 	}
-	packs = append(packs, missing...)
+	if len(v.report.Damage)+len(packs) == 0 {
+		return nil
+	}
 	slices.Sort(packs)
 	packs = slices.Compact(packs)
 	host, _ := os.Hostname() // for people
+	var err error
 	if v.repaired, err = v.repo.Repair(ctx, v.view, repo.RepairOptions{Host: host, Now: time.Now, Packs: packs}); err != nil {
 		return err
 	}
