@@ -161,21 +161,28 @@ func (v *verifyRun) reads() bool { return v.o.share.slices > 0 }
 // chosen says whether this run reads an object.
 func (v *verifyRun) chosen(key string) bool { return v.slice.has(position(key)) }
 
-// index makes sure that the index can be read.
+// index makes sure that the index can be read: what the view needed of it and, where data is read, what stands in the storage.
 func (v *verifyRun) index(ctx context.Context) error {
-	err := v.view.IndexDamage()
+	found := []error{v.view.IndexDamage()}
 	if v.reads() {
 		v.out.detail("reading the index")
-		if checked := v.repo.CheckIndex(ctx, v.chosen); err == nil || !isA[*repo.IndexError](checked) {
-			err = checked
+		found = append(found, v.repo.CheckIndex(ctx, v.chosen))
+	}
+	told := map[string]bool{}
+	for _, err := range found {
+		var broken *repo.IndexError
+		if err != nil && !errors.As(err, &broken) {
+			return err
 		}
-	}
-	var broken *repo.IndexError
-	if !errors.As(err, &broken) {
-		return err
-	}
-	for _, b := range broken.Objects {
-		v.damage = append(v.damage, damageJSON{Type: "damage", Object: b.Key, Error: b.Err.Error(), index: true})
+		if err == nil {
+			continue
+		}
+		for _, b := range broken.Objects {
+			if !told[b.Key] {
+				told[b.Key] = true
+				v.damage = append(v.damage, damageJSON{Type: "damage", Object: b.Key, Error: b.Err.Error(), index: true})
+			}
+		}
 	}
 	return nil
 }
