@@ -241,7 +241,7 @@ func (p *pruneRun) shortcomings(r *repo.PruneReport) error {
 		}
 		err := fmt.Errorf("prune: %s damaged or missing, so no pack is deleted", showCount(int64(n), "thing is", "things are"))
 		return withHint(classified{err, repo.ErrDamaged},
-			"`pgtrove verify` says which snapshots are concerned: repair them (a new backup stores again what the cluster still has), or `pgtrove forget` them")
+			"`pgtrove verify` says which snapshots are concerned; `pgtrove verify --repair` keeps what is sound, a backup after it stores again what the cluster still has, and what is then lost `pgtrove forget` gives up")
 	}
 	if n := len(r.Locked); n > 0 {
 		err := incomplete("prune: the storage refused to delete %s, such as %s", showCount(int64(n), "object", "objects"), strings.Join(r.Locked[:min(n, 3)], ", "))

@@ -131,6 +131,9 @@ func (a *app) rebuildShortcomings(r *repo.RebuildReport) error {
 	case len(r.Waiting) > 0:
 		err := incomplete("rebuild-index: %s of backups that have not ended cannot be read", showCount(int64(len(r.Waiting)), "part of the index", "parts of the index"))
 		return withHint(err, "what they name is in the new index; run `pgtrove rebuild-index` again when these backups have ended, before the next prune")
+	case len(r.Locked) > 0:
+		err := incomplete("rebuild-index: the storage refused to delete %s of the old index, such as %s", showCount(int64(len(r.Locked)), "object", "objects"), r.Locked[0])
+		return withHint(err, "may this account delete there, and is nothing locked? A later run deletes them, and they count no more")
 	case len(r.Sessions) > 0:
 		return classified{fmt.Errorf("rebuild-index: %s cannot be read, which is no part of the index", showCount(int64(len(r.Sessions)), "announcement", "announcements")), repo.ErrDamaged}
 	}
