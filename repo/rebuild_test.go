@@ -56,6 +56,7 @@ func TestADamagedIndexIsMadeAnewFromThePacks(t *testing.T) {
 		},
 	} {
 		f, r, ids, data := aged(t)
+		kill(t, f, options(), 1, writing(makeRuns(r, 56, 40))) // a session that a prune would end
 		lose(t, f)
 		v, err := r.OpenView(t.Context(), "", "main")
 		must(t, err)
@@ -78,7 +79,9 @@ func TestADamagedIndexIsMadeAnewFromThePacks(t *testing.T) {
 		must(t, v.Close())
 
 		before := list(t, f.store, "")
-		if _, err := r.Prune(t.Context(), pruning()); !errors.As(err, &broken) || !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrMissing) {
+		eager := pruning()
+		eager.FenceAfter = time.Nanosecond
+		if _, err := r.Prune(t.Context(), eager); !errors.As(err, &broken) || !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrMissing) {
 			t.Errorf("%s: prune: %v", what, err)
 		}
 		o := rebuilding()
@@ -103,7 +106,7 @@ func TestADamagedIndexIsMadeAnewFromThePacks(t *testing.T) {
 		}
 		check(t, r, ids, data)
 		for range 3 {
-			if p := prune(t, r, pruning()); len(p.Damage) > 0 || p.Valid != 2 {
+			if p := prune(t, r, eager); len(p.Damage) > 0 || p.Valid != 2 {
 				t.Errorf("%s: %+v", what, p)
 			}
 			check(t, r, ids, data)
