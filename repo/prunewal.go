@@ -213,9 +213,16 @@ func (p *pruner) sweepWAL(ctx context.Context) error {
 		batch = nil
 		return p.delete(ctx, keys)
 	}
-	for _, r := range p.run.WALSweep {
-		if err := p.store.List(ctx, commonPrefix(r.First, r.Last), func(i storage.Info) error {
-			if i.Key < r.First || i.Key > r.Last {
+	all := newKeyRanges(p.run.WALSweep)
+	for len(all) > 0 { // one listing for all rows of a timeline
+		dir, n := walDirectory(all[0].First), 1
+		for n < len(all) && walDirectory(all[n].First) == dir {
+			n++
+		}
+		rows := all[:n]
+		all = all[n:]
+		if err := p.store.List(ctx, commonPrefix(rows[0].First, rows[n-1].Last), func(i storage.Info) error {
+			if !rows.has(i.Key) {
 				return nil
 			}
 			if batch = append(batch, i.Key); len(batch) < walBatch {

@@ -30,6 +30,7 @@ const (
 // a time, and is not safe for concurrent use.
 type Judge struct {
 	objects Objects
+	keys    keyReader
 	claims  map[lineage]*claims
 	spared  map[string]bool
 	doubts  []error
@@ -89,18 +90,17 @@ func (j *Judge) Doubts() []error { return j.doubts }
 // Use says what the file under key is for, and whether it follows the file before: no segment stands between them that is not archived yet. Of
 // unclaimed files that means nothing. Keys must come in ascending order. It fails only where the storage does.
 func (j *Judge) Use(ctx context.Context, key string) (use Use, follows bool, err error) {
-	cluster, system, n, err := ParseKey(key)
-	if err != nil {
+	p, n, ok := j.keys.read(key)
+	if !ok {
 		return Needed, false, nil // no file of an archive
 	}
-	p := place{lineage{cluster, system}, n.Timeline}
 	if n.Kind == History {
 		j.history = p
 		return Needed, false, nil
 	}
 	c := j.claims[p.lineage]
 	switch {
-	case j.spared[cluster]:
+	case j.spared[p.cluster]:
 		return Needed, false, nil
 	case c == nil:
 		return Unclaimed, true, nil

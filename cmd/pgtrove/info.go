@@ -82,11 +82,18 @@ func (a *app) info(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	archives, err := findArchives(ctx, r, a.settings.Cluster, catalog.snapshots)
+	// One listing for both: there may be a million segments.
+	survey, cluster := newSurvey(r, catalog.snapshots), walClusterPrefix(a.settings.Cluster)
+	whole, err := a.repositorySizes(ctx, r, func(key string, size int64) error {
+		if !strings.HasPrefix(key, cluster) {
+			return nil
+		}
+		return survey.Add(ctx, key, size)
+	})
 	if err != nil {
 		return err
 	}
-	whole, err := a.repositorySizes(ctx, r)
+	archives, err := survey.Coverages(ctx)
 	if err != nil {
 		return err
 	}
@@ -106,7 +113,8 @@ func (a *app) info(ctx context.Context) error {
 	return catalog.damage(a)
 }
 
-func (a *app) repositorySizes(ctx context.Context, r *repo.Repo) (*repositoryJSON, error) {
+// repositorySizes sums up all objects, and calls fn for each.
+func (a *app) repositorySizes(ctx context.Context, r *repo.Repo, fn func(key string, size int64) error) (*repositoryJSON, error) {
 	name, err := a.repositoryName()
 	if err != nil {
 		return nil, err
@@ -123,7 +131,7 @@ func (a *app) repositorySizes(ctx context.Context, r *repo.Repo) (*repositoryJSO
 			whole.WALFiles++
 			whole.WALBytes += size
 		}
-		return nil
+		return fn(key, size)
 	})
 	return whole, err
 }
