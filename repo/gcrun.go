@@ -30,8 +30,12 @@ type gcRun struct {
 	// LockedUntil is until when the storage keeps all that valid snapshots need, at least. Zero: for as long after its Put as config asks.
 	LockedUntil time.Time `json:"locked_until,omitzero"`
 
+	Narrow       []string   `json:"narrow,omitempty"`        // IDs of snapshots that keep no WAL behind their stop
+	WALSweep     []KeyRange `json:"wal_sweep,omitempty"`     // archived WAL that this run deletes
+	WALCondemned []KeyRange `json:"wal_condemned,omitempty"` // archived WAL that the next run deletes, unless somebody needs it
+
 	// Made by index: keys of outcomes, and IDs of sessions.
-	valid, expired, resolved map[string]bool
+	valid, expired, resolved, narrow map[string]bool
 }
 
 // named is a snapshot.
@@ -68,7 +72,7 @@ func parseNumber(s string) (uint64, bool) {
 }
 
 func (g *gcRun) index() {
-	g.valid, g.expired, g.resolved = map[string]bool{}, map[string]bool{}, map[string]bool{}
+	g.valid, g.expired, g.resolved, g.narrow = map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, v := range g.Valid {
 		g.valid[v.key()] = true
 	}
@@ -77,6 +81,9 @@ func (g *gcRun) index() {
 	}
 	for _, sid := range g.Resolved {
 		g.resolved[sid] = true
+	}
+	for _, sid := range g.Narrow {
+		g.narrow[sid] = true
 	}
 }
 
@@ -109,6 +116,11 @@ func (g *gcRun) validate() error {
 	for _, key := range slices.Concat(g.Sweep, g.Condemned) {
 		if _, ok := parsePackKey(key); !ok || !strings.HasPrefix(key, packsPrefix) {
 			return fmt.Errorf("pack %q", key)
+		}
+	}
+	for _, r := range slices.Concat(g.WALSweep, g.WALCondemned) {
+		if err := r.validate(); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -25,6 +25,7 @@ type listing struct {
 	segments []string            // names of those that count, bases included
 	sessions map[string]bool     // IDs
 	outcomes map[string][]string // session ID to keys
+	damaged  map[string]bool     // packs that somebody found damaged, by key
 }
 
 // list looks at everything that says which index segments count (W1): the bases of the newest prune run, and the segments of sessions
@@ -36,6 +37,9 @@ func (r *Repo) list(ctx context.Context, who reader) (*listing, error) {
 	l := &listing{}
 	var err error
 	if l.run, err = r.newestRun(ctx); err != nil {
+		return nil, err
+	}
+	if l.damaged, err = r.damagedPacks(ctx); err != nil { // before the index, which then names what was copied out of them
 		return nil, err
 	}
 	if err := r.store.List(ctx, indexPrefix, func(i storage.Info) error {

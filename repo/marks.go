@@ -12,11 +12,13 @@ import (
 	"github.com/pgtrove/pgtrove/storage"
 )
 
-// A person's requests are objects of their own, named by the snapshot: forget/<sid> and pins/<sid>. Writers' credentials cannot
-// create them.
+// A person's requests are objects of their own, named by the snapshot: forget/<sid>, forget/<sid>.wal and pins/<sid>. Writers'
+// credentials cannot create them.
 const (
 	forgetPrefix = "forget/"
 	pinsPrefix   = "pins/"
+	// narrowSuffix marks a request that is about the WAL behind a snapshot, and not about the snapshot. No session's ID ends so.
+	narrowSuffix = ".wal"
 )
 
 var (
@@ -34,34 +36,44 @@ type mark struct {
 }
 
 // marks are the requests by the snapshot's ID.
-type marks struct{ forgotten, pinned map[string]bool }
+type marks struct {
+	forgotten, pinned, narrowed map[string]bool
+	damaged                     map[string]bool // packs, by key: see damagedPrefix
+}
 
 // hidden says whether a person asked to forget the snapshot. A pin wins.
 func (m *marks) hidden(sid string) bool { return m.forgotten[sid] && !m.pinned[sid] }
 
 func (r *Repo) marks(ctx context.Context) (*marks, error) {
-	m := &marks{forgotten: map[string]bool{}, pinned: map[string]bool{}}
-	collect := func(prefix string, set map[string]bool) error {
-		if err := r.store.List(ctx, prefix, func(i storage.Info) error {
-			set[strings.TrimPrefix(i.Key, prefix)] = true
-			return nil
-		}); err != nil {
-			return fmt.Errorf("list %s: %w", prefix, err)
+	m := &marks{forgotten: map[string]bool{}, pinned: map[string]bool{}, narrowed: map[string]bool{}, damaged: map[string]bool{}}
+	if err := r.store.List(ctx, forgetPrefix, func(i storage.Info) error {
+		name := strings.TrimPrefix(i.Key, forgetPrefix)
+		if key, ok := damagedPack(i.Key); ok {
+			m.damaged[key] = true
+		} else if sid, ok := strings.CutSuffix(name, narrowSuffix); ok {
+			m.narrowed[sid] = true
+		} else {
+			m.forgotten[name] = true
 		}
 		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("list %s: %w", forgetPrefix, err)
 	}
-	if err := collect(forgetPrefix, m.forgotten); err != nil {
-		return nil, err
-	}
-	if err := collect(pinsPrefix, m.pinned); err != nil { // last: a pin that came meanwhile counts
-		return nil, err
+	if err := r.store.List(ctx, pinsPrefix, func(i storage.Info) error { // last: a pin that came meanwhile counts
+		m.pinned[strings.TrimPrefix(i.Key, pinsPrefix)] = true
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("list %s: %w", pinsPrefix, err)
 	}
 	return m, nil
 }
 
 // Forget hides a snapshot, given by its full ID, from now on; the next prune removes it. Until that, Pin brings it back. It may be one that
-// is gone already: then it tells the prune that this is known. ErrPinned.
+// is gone already: then it tells the prune that this is known. ErrPinned; ErrNotCounted for what no session is called.
 func (r *Repo) Forget(ctx context.Context, id string) error {
+	if strings.HasSuffix(id, narrowSuffix) { // it would be another snapshot's request
+		return fmt.Errorf("forget %s: %w", id, ErrNotCounted)
+	}
 	m, err := r.marks(ctx)
 	if err != nil {
 		return err
@@ -70,6 +82,12 @@ func (r *Repo) Forget(ctx context.Context, id string) error {
 		return fmt.Errorf("forget %s: %w", id, ErrPinned)
 	}
 	return r.request(ctx, forgetPrefix+id)
+}
+
+// Narrow says that of the archived WAL a snapshot, given by its full ID, needs only what brings it to its own moment, from its start to its
+// stop. Nothing takes that back. It may be pinned, be gone already, or have been narrowed before.
+func (r *Repo) Narrow(ctx context.Context, id string) error {
+	return r.request(ctx, forgetPrefix+id+narrowSuffix)
 }
 
 // Pin keeps a snapshot, given by its full ID, whatever policy or request there is. It returns nil only if no prune can

@@ -129,15 +129,20 @@ const unknownSize = pack.MaxObject
 
 // readDirectory reads the directory of a pack from the object's end.
 func (r *Repo) readDirectory(ctx context.Context, key string, aad []byte) (*pack.Directory, error) {
+	dir, _, err := r.readEnd(ctx, key, aad)
+	return dir, err
+}
+
+func (r *Repo) readEnd(ctx context.Context, key string, aad []byte) (*pack.Directory, []byte, error) {
 	tail, _, err := r.readTail(ctx, key, unknownSize, pack.TailSize, false)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	dir, err := pack.OpenDirectory(tail, unknownSize, r.meta, aad)
 	if err != nil {
-		return nil, asDamage(key, err)
+		return nil, nil, asDamage(key, err)
 	}
-	return dir, nil
+	return dir, tail, nil
 }
 
 // readTail reads the end of a pack of size bytes: its trailer and directory, and with digests its page digests too; first so many
@@ -170,4 +175,13 @@ func (r *Repo) PackDirectory(ctx context.Context, key string) (*pack.Directory, 
 		return nil, err
 	}
 	return r.readDirectory(ctx, key, aad)
+}
+
+// PackEnd is PackDirectory, and gives the bytes that it has read, of which the last is the pack's.
+func (r *Repo) PackEnd(ctx context.Context, key string) (*pack.Directory, []byte, error) {
+	aad, err := r.packKeyAAD(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.readEnd(ctx, key, aad)
 }

@@ -26,12 +26,18 @@ type PruneOptions struct {
 	CacheDir   string // as for OpenView
 	Now        func() time.Time
 	FenceAfter time.Duration // an unfinished session that wrote nothing for so long is taken for dead; 0: 24 hours
-	MaxRepack  int64         // bytes of packs that one run reads to repack them; 0: none
-	MaxDelete  float64       // largest share of the bytes of all packs that may be deleted at once, 0 to 1
+	MaxRepack  int64         // bytes of packs that one run reads to repack them; 0: none; NoLimit: as many as it takes for little waste to be left
+	MaxDelete  float64       // largest share of the bytes of all packs, and of these and the WAL together, that may be deleted at once, 0 to 1
 	DryRun     bool          // nothing is written, only the report made
 	Mark       Marker
 	// Archived gives the keys of archive objects that a snapshot is not consistent without; some need not exist. It is asked where objects are locked. nil: none.
 	Archived func(Commit) []string
+	WAL      WALNeed // nil: archived WAL stays
+	Ended    Ended   // for the ages of snapshots; nil: they go by the storage's times
+	// AcceptTimes fixes ages also where the times of most new snapshots contradict each other (*TimesError).
+	AcceptTimes bool
+	// Assume is taken to be asked for besides what is, in a dry run that says what it would gain. Sessions that go on do not end such a run.
+	Assume *Assumption
 }
 
 // Marker calls live for every chunk, of data and of metadata, that restoring the snapshots reads; more than once does no harm.
@@ -70,6 +76,12 @@ type PruneReport struct {
 	Condemned Amount // deleted by the next run, unless somebody needs them by then
 	Repacked  Amount // the part of Condemned of which what is alive was copied
 	Rescued   Amount // condemned by the last run, and needed after all
+	// Packs counts files of these.
+	WALStored    Amount // all archived WAL, before; not known where there is damage
+	WALSwept     []WALRange
+	WALCondemned []WALRange
+
+	Gain Gain // by the snapshots that leave; a dry run only
 
 	Tidied    Amount   // files that writers left half-made when they were killed
 	Locked    []string // objects that the storage refuses to delete, and why it does so with one of them
@@ -107,14 +119,31 @@ func (e *VanishedError) Error() string {
 	return fmt.Sprintf("prune: %d snapshots are gone that nobody forgot, the first is %s of cluster %s", len(e.Snapshots), e.Snapshots[0].ID, e.Snapshots[0].Cluster)
 }
 
-// TooMuchError says that the run would delete more at once than it may.
+// TooMuchError says that the run would delete more at once than it may: of all packs, or of these and the archived WAL together.
 type TooMuchError struct {
 	Swept, Stored Amount
+	WAL           bool // they include WAL; Packs counts its files too
 	Limit         float64
 }
 
 func (e *TooMuchError) Error() string {
 	return fmt.Sprintf("prune: it would delete %d of %d bytes, which is more than %.0f %%", e.Swept.Bytes, e.Stored.Bytes, e.Limit*100)
+}
+
+// tooMuch returns a *TooMuchError if the run would. WAL alone has no such limit: who keeps one snapshot and the WAL behind it replaces most of it each time.
+func (p *pruner) tooMuch() error {
+	s := p.report
+	wal := WALAmount(s.WALSwept)
+	all := Amount{s.Swept.Packs + wal.Packs, s.Swept.Bytes + wal.Bytes}
+	of := Amount{s.Stored.Packs + s.WALStored.Packs, s.Stored.Bytes + s.WALStored.Bytes}
+	exceeds := func(part, whole Amount) bool { return float64(part.Bytes) > p.o.MaxDelete*float64(whole.Bytes) }
+	switch {
+	case exceeds(s.Swept, s.Stored):
+		return &TooMuchError{Swept: s.Swept, Stored: s.Stored, Limit: p.o.MaxDelete}
+	case exceeds(all, of):
+		return &TooMuchError{Swept: all, Stored: of, WAL: true, Limit: p.o.MaxDelete}
+	}
+	return nil
 }
 
 // ErrOvertaken says that another prune run came first. This one deleted nothing.
@@ -138,6 +167,7 @@ type pruner struct {
 	outcomes map[string]storage.Info // by key
 	sessions map[string]bool
 	run      *gcRun // what P7 publishes
+	ages     *ages
 	staying  []Commit
 	leaving  []Commit
 	void     []string // keys of outcomes without effect
@@ -152,7 +182,7 @@ type pruner struct {
 // Prune removes what no snapshot needs (P0 to P8 of docs/protocol.md). Any number may run at once, beside any number of writers, on any
 // host: one of them wins, and what it deletes nobody needs. A pack is deleted by the run after the one that condemned it.
 //
-// It reads metadata only, so a writer's keys are enough. Errors: *BlockedError, *VanishedError, *TooMuchError, ErrOvertaken, ErrDamaged where it
+// It reads metadata only, so a writer's keys are enough. Errors: *BlockedError, *VanishedError, *TimesError, *TooMuchError, ErrOvertaken, ErrDamaged where it
 // is not known what counts; then no pack was deleted and no snapshot removed. After another error some may have been, as the run had decided. The
 // report is also made with a *TooMuchError.
 func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err error) {
@@ -167,24 +197,27 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err e
 	if err := p.look(ctx); err != nil { // P1
 		return nil, err
 	}
+	if err := p.openIndex(ctx); err != nil { // what cannot be read of it ends the run before it writes anything
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.view.Close()) }()
 	if err := p.endSessions(ctx); err != nil { // P2
 		return nil, err
 	}
 	if err := p.judge(ctx); err != nil { // P3
 		return nil, err
 	}
-	if err := p.openIndex(ctx); err != nil {
+	if err := p.loadIndex(ctx); err != nil { // as it is now that sessions have ended
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, p.view.Close()) }()
 	if err := p.plan(ctx); err != nil { // P4
 		return nil, err
 	}
 	if err := p.stillNewest(ctx); err != nil {
 		return nil, err
 	}
-	if s := p.report; float64(s.Swept.Bytes) > o.MaxDelete*float64(s.Stored.Bytes) {
-		return s, &TooMuchError{Swept: s.Swept, Stored: s.Stored, Limit: o.MaxDelete}
+	if err := p.tooMuch(); err != nil {
+		return p.report, err
 	}
 	if o.DryRun {
 		return p.report, p.extendLocks(ctx)
@@ -224,8 +257,24 @@ func (p *pruner) openIndex(ctx context.Context) (err error) {
 	if p.view, p.index, err = p.openView(ctx, p.o.CacheDir, pruneCluster, forReading); err != nil {
 		return err
 	}
-	if p.index.run.Number != p.last.Number {
-		return errors.Join(ErrOvertaken, p.view.Close())
+	if err := p.wholeIndex(); err != nil {
+		return errors.Join(err, p.view.Close())
 	}
 	return nil
+}
+
+// loadIndex loads it anew.
+func (p *pruner) loadIndex(ctx context.Context) (err error) {
+	if p.index, err = p.view.load(ctx); err != nil {
+		return err
+	}
+	return p.wholeIndex()
+}
+
+// wholeIndex makes sure that the index is the one that the last run left, and all of it: a base that is made of a part of it would lose the rest.
+func (p *pruner) wholeIndex() error {
+	if p.index.run.Number != p.last.Number {
+		return ErrOvertaken
+	}
+	return p.view.unreadableIndex()
 }

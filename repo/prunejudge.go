@@ -56,14 +56,25 @@ func (p *pruner) lastSeen(sid string, t time.Time) {
 // endSessions fences those that are dead, and finds those that must be waited for (P2): a session that stated an older run than the
 // newest may have found, before it, the very packs that this run would delete. Who stated the newest was told that they are condemned.
 func (p *pruner) endSessions(ctx context.Context) error {
-	outcomes, err := p.Repo.outcomes(ctx)
+	dead, waiting, err := p.unended(ctx)
 	if err != nil {
 		return err
 	}
-	if err := p.noneVanished(ctx, func(key string) bool { return slices.Contains(outcomes[outcomeSession(key)], key) }); err != nil {
-		return err // before anything is changed
+	if len(waiting) > 0 && p.o.Assume == nil {
+		return &BlockedError{waiting}
 	}
-	var dead, waiting []Unfinished
+	return p.fenceAll(ctx, dead)
+}
+
+// unended gives the sessions without an outcome that are dead, and those that may have found what the last run condemned.
+func (p *pruner) unended(ctx context.Context) (dead, waiting []Unfinished, err error) {
+	outcomes, err := p.Repo.outcomes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := p.noneVanished(ctx, func(key string) bool { return slices.Contains(outcomes[outcomeSession(key)], key) }); err != nil {
+		return nil, nil, err // before anything is changed
+	}
 	sids := slices.Sorted(maps.Keys(p.began))
 	fetch := func(ctx context.Context, i int) (*Unfinished, error) { return p.announced(ctx, sids[i]) }
 	if err := inOrder(ctx, len(sids), fetch, func(i int, u *Unfinished) error {
@@ -83,11 +94,12 @@ func (p *pruner) endSessions(ctx context.Context) error {
 		}
 		return nil
 	}); err != nil {
-		return err
+		return nil, nil, err
 	}
-	if len(waiting) > 0 {
-		return &BlockedError{waiting}
-	}
+	return dead, waiting, nil
+}
+
+func (p *pruner) fenceAll(ctx context.Context, dead []Unfinished) error {
 	p.report.Fenced, p.fencing = dead, map[string]bool{}
 	for _, u := range dead {
 		p.fencing[u.ID] = true
@@ -138,10 +150,14 @@ func (p *pruner) fence(ctx context.Context, u *Unfinished) error {
 
 // judge says which snapshots count, which of these stay, and which sessions are resolved (P3). Snapshots are listed before sessions:
 // one that is committed in between is left to the next run.
-func (p *pruner) judge(ctx context.Context) (err error) {
+func (p *pruner) judge(ctx context.Context) error { return p.judgeBy(ctx, p.enter) }
+
+// judgeBy is judge with another rule of where an outcome belongs.
+func (p *pruner) judgeBy(ctx context.Context, enter func(context.Context, *judged) error) (err error) {
 	if p.marks, err = p.Repo.marks(ctx); err != nil {
 		return err
 	}
+	p.marks.assume(p.o.Assume)
 	p.outcomes = map[string]storage.Info{}
 	if err := p.store.List(ctx, snapshotsPrefix, func(i storage.Info) error {
 		p.outcomes[i.Key] = i
@@ -159,7 +175,7 @@ func (p *pruner) judge(ctx context.Context) (err error) {
 		Valid: []kept{}, Expired: []named{}, Resolved: []string{}, Bases: []baseRef{}, Sweep: []string{}, Condemned: []string{}}
 	keys := slices.Sorted(maps.Keys(p.outcomes))
 	fetch := func(ctx context.Context, i int) (*judged, error) { return p.read(ctx, keys[i]) }
-	if err := inOrder(ctx, len(keys), fetch, func(_ int, j *judged) error { return p.enter(ctx, j) }); err != nil {
+	if err := inOrder(ctx, len(keys), fetch, func(_ int, j *judged) error { return enter(ctx, j) }); err != nil {
 		return err
 	}
 	if p.o.DryRun {
@@ -168,8 +184,9 @@ func (p *pruner) judge(ctx context.Context) (err error) {
 		}
 	}
 	p.run.index()
+	p.carryWAL()
 	p.report.Valid = len(p.run.Valid)
-	return nil
+	return p.timesAgree()
 }
 
 // noneVanished is the guard against a storage that shows less than it has, and against whoever removed snapshots by hand. has says of
@@ -299,14 +316,4 @@ func (p *pruner) mustBeLate(ctx context.Context, key string) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %s is there, and was not listed", storage.ErrUnreachable, session)
-}
-
-// keptSince is the age of a snapshot, which the first run that lists it fixes.
-func (p *pruner) keptSince(j *judged) time.Time {
-	for _, v := range p.last.Valid {
-		if v.named == (named{j.Cluster, j.ID}) {
-			return v.KeptSince
-		}
-	}
-	return j.info.ModTime.UTC()
 }

@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,10 +14,6 @@ import (
 
 // namedSnapshots is how many snapshots are looked at one by one to say which of them lack something.
 const namedSnapshots = 20
-
-// repackBelow is the share of the bytes of a pack's chunks that must be alive, or it is repacked. Its other bytes do not count: in a small
-// pack they outweigh the chunks, and would do so in the next one.
-const repackBelow = 0.5
 
 // survey is what a run finds out about packs, by their number in the local index.
 type survey struct {
@@ -36,6 +31,7 @@ type surveyed struct {
 	rescued   bool  // and needed after all
 	whole     int64 // sealed bytes of its chunks
 	alive     int64 // the part of whole that is needed, and counted here
+	leaving   int64 // the part that only snapshots which leave need, counted here
 }
 
 // usable says whether what stands in the pack stays.
@@ -69,6 +65,12 @@ func (p *pruner) plan(ctx context.Context) error {
 		}
 	}
 	p.decide()
+	if err := p.planWAL(ctx); err != nil {
+		return err
+	}
+	if p.o.DryRun {
+		p.gain()
+	}
 	return nil
 }
 
@@ -158,6 +160,8 @@ func (p *pruner) find() error {
 		if alive {
 			best.alive += int64(place.Sealed)
 			s.chunks++
+		} else {
+			best.leaving += int64(place.Sealed)
 		}
 		return nil
 	})
@@ -246,7 +250,7 @@ func (p *pruner) decide() {
 		p.report.Swept.add(size)
 	}
 	p.run.Sweep = append(p.run.Sweep, slices.Sorted(maps.Keys(sweep))...)
-	var partly []*surveyed
+	w := &waste{}
 	for _, key := range slices.Sorted(maps.Keys(p.packs)) {
 		_, there := p.fresh[key]
 		if !there || sweep[key] || !p.mayGo(key) {
@@ -256,19 +260,20 @@ func (p *pruner) decide() {
 		switch {
 		case k == nil || k.alive == 0:
 			p.condemn(key)
-		case k.there && float64(k.alive) < repackBelow*float64(k.whole):
-			partly = append(partly, k)
+		case k.there:
+			w.add(k)
 		}
 	}
-	p.chooseRepack(partly)
+	p.chooseRepack(w)
 }
 
-// spare condemns nothing but what the last run has begun to delete, perhaps not to the end: as long as that may go on, no writer must
-// refer to it. No index names it any more.
+// spare condemns nothing new. What was condemned stays so, and so does what the last run has begun to delete, perhaps not to the end: as long as
+// that may go on, no writer must refer to it. No index names the latter any more.
 func (p *pruner) spare() {
 	p.run.Sweep, p.run.Condemned = []string{}, []string{}
 	p.report.Swept, p.report.Condemned, p.report.Repacked = Amount{}, Amount{}, Amount{}
-	for _, key := range p.last.Sweep {
+	p.carryWAL()
+	for _, key := range slices.Concat(p.last.Sweep, p.last.Condemned) {
 		if _, there := p.fresh[key]; there {
 			p.condemn(key)
 		}
@@ -287,21 +292,4 @@ func (p *pruner) mayGo(key string) bool {
 	k, _ := parsePackKey(key)
 	_, announced := p.began[k.sid]
 	return (p.run.resolved[k.sid] || !announced) && !p.fencing[k.sid]
-}
-
-// chooseRepack takes the emptiest packs first, as far as the budget goes.
-func (p *pruner) chooseRepack(partly []*surveyed) {
-	share := func(k *surveyed) float64 { return float64(k.alive) / float64(k.whole) }
-	slices.SortFunc(partly, func(a, b *surveyed) int { return cmp.Or(cmp.Compare(share(a), share(b)), cmp.Compare(a.key, b.key)) })
-	left := p.o.MaxRepack
-	for _, k := range partly {
-		size := p.fresh[k.key]
-		if size > left {
-			continue
-		}
-		left -= size
-		p.survey.repacked[k.key] = true
-		p.report.Repacked.add(size)
-		p.condemn(k.key)
-	}
 }

@@ -27,7 +27,7 @@ func (p *pruner) repack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m := &mover{pruner: p, s: s, moved: map[chunk.ID]bool{}, builders: map[pack.Kind]*pack.Builder{}, names: map[pack.Kind]string{}}
+	m := &mover{pruner: p, to: p.newCopier(s)}
 	for _, key := range slices.Sorted(maps.Keys(p.survey.repacked)) {
 		err := m.pack(ctx, key)
 		if isLoss(err) {
@@ -39,27 +39,20 @@ func (p *pruner) repack(ctx context.Context) error {
 			return fmt.Errorf("repack %s: %w", key, err)
 		}
 	}
-	if err := m.finish(ctx); err != nil {
+	err = m.to.finish(ctx)
+	if errors.Is(err, ErrFenced) {
+		err = ErrOvertaken
+	}
+	if err != nil {
 		return fmt.Errorf("repack: %w", err)
 	}
-	err = p.end(ctx, s.outcomeKey(), &outcome{Version: 1, Outcome: outcomeRepacked, Nonce: newNonce()})
-	if errors.Is(err, ErrFenced) {
-		return fmt.Errorf("repack: %w", ErrOvertaken)
-	}
-	return err
+	return nil
 }
 
-// mover fills the new packs.
+// mover decides what is copied.
 type mover struct {
 	*pruner
-	s        *Session
-	moved    map[chunk.ID]bool
-	builders map[pack.Kind]*pack.Builder
-	names    map[pack.Kind]string
-	written  []index.Pack
-	begun    int // packs
-	segments int
-	chunks   int // in written
+	to *copier
 }
 
 // pack copies what is alive in one pack. Its bytes are believed because they have the hash that is its name.
@@ -90,7 +83,7 @@ func (m *mover) pack(ctx context.Context, key string) error {
 	}
 	for i := range dir.Entries {
 		e := &dir.Entries[i]
-		if m.moved[e.ID] || !m.live.Has(e.ID) {
+		if m.to.has[e.ID] || !m.live.Has(e.ID) {
 			continue
 		}
 		stays, err := m.standsElsewhere(e.ID)
@@ -100,10 +93,9 @@ func (m *mover) pack(ctx context.Context, key string) error {
 		if stays {
 			continue
 		}
-		if err := m.add(ctx, dir, *e, object[e.Offset:e.End()], digests[i]); err != nil {
+		if err := m.to.add(ctx, dir, *e, object[e.Offset:e.End()], digests[i]); err != nil {
 			return err
 		}
-		m.moved[e.ID] = true
 	}
 	return nil
 }
@@ -129,13 +121,32 @@ func (m *mover) standsElsewhere(id chunk.ID) (bool, error) {
 	}), nil
 }
 
-func (m *mover) add(ctx context.Context, dir *pack.Directory, e pack.Entry, sealed []byte, digests []chunk.Prefix) error {
-	b := m.builders[dir.Kind]
+// copier writes chunks that stay sealed as they are into packs of a session of its own, which refers to nothing else.
+type copier struct {
+	*Repo
+	s        *Session
+	has      map[chunk.ID]bool // what it has copied
+	builders map[pack.Kind]*pack.Builder
+	names    map[pack.Kind]string
+	written  []index.Pack
+	begun    int // packs
+	segments int
+	chunks   int   // in written
+	bytes    int64 // sealed, of all chunks
+}
+
+func (r *Repo) newCopier(s *Session) *copier {
+	return &copier{Repo: r, s: s, has: map[chunk.ID]bool{}, builders: map[pack.Kind]*pack.Builder{}, names: map[pack.Kind]string{}}
+}
+
+// add copies a chunk of the pack with the directory dir. digests are those of its pages.
+func (c *copier) add(ctx context.Context, dir *pack.Directory, e pack.Entry, sealed []byte, digests []chunk.Prefix) error {
+	b := c.builders[dir.Kind]
 	if b == nil {
-		m.names[dir.Kind] = fmt.Sprintf("%s%s/%d", packsPrefix, m.s.sid, m.begun)
-		m.begun++
-		b = pack.NewBuilder(dir.Kind, m.meta, m.packAAD(m.names[dir.Kind]))
-		m.builders[dir.Kind] = b
+		c.names[dir.Kind] = fmt.Sprintf("%s%s/%d", packsPrefix, c.s.sid, c.begun)
+		c.begun++
+		b = pack.NewBuilder(dir.Kind, c.meta, c.packAAD(c.names[dir.Kind]))
+		c.builders[dir.Kind] = b
 	}
 	if dir.Kind == pack.Data {
 		var err error
@@ -146,48 +157,54 @@ func (m *mover) add(ctx context.Context, dir *pack.Directory, e pack.Entry, seal
 	if err := b.AddSealed(e, sealed, digests); err != nil {
 		return err
 	}
-	if b.Size() < m.config.Params.PackSize {
+	c.has[e.ID] = true
+	c.bytes += int64(len(sealed))
+	if b.Size() < c.config.Params.PackSize {
 		return nil
 	}
-	return m.upload(ctx, dir.Kind)
+	return c.upload(ctx, dir.Kind)
 }
 
-func (m *mover) upload(ctx context.Context, kind pack.Kind) error {
-	b := m.builders[kind]
-	delete(m.builders, kind)
+func (c *copier) upload(ctx context.Context, kind pack.Kind) error {
+	b := c.builders[kind]
+	delete(c.builders, kind)
 	object, sum, dir, err := b.Finish()
 	if err != nil {
 		return err
 	}
-	key := m.names[kind] + "-" + hex.EncodeToString(sum[:])
-	if err := m.store.Put(ctx, key, object); err != nil {
+	key := c.names[kind] + "-" + hex.EncodeToString(sum[:])
+	if err := c.store.Put(ctx, key, object); err != nil {
 		return fmt.Errorf("write pack: %w", err)
 	}
-	m.written = append(m.written, index.Pack{Key: key, Size: int64(len(object)), Directory: *dir})
-	m.chunks += len(dir.Entries)
-	if m.chunks < publishChunks {
+	c.written = append(c.written, index.Pack{Key: key, Size: int64(len(object)), Directory: *dir})
+	c.chunks += len(dir.Entries)
+	if c.chunks < publishChunks {
 		return nil
 	}
-	return m.name(ctx)
+	return c.name(ctx)
 }
 
 // name publishes what the session has written.
-func (m *mover) name(ctx context.Context) error {
-	segment := index.Segment{Packs: m.written}
-	m.written, m.chunks = nil, 0
-	m.segments++
-	return m.putSegment(ctx, m.s.segmentKey(m.segments-1), &segment)
+func (c *copier) name(ctx context.Context) error {
+	segment := index.Segment{Packs: c.written}
+	c.written, c.chunks = nil, 0
+	c.segments++
+	return c.putSegment(ctx, c.s.segmentKey(c.segments-1), &segment)
 }
 
-func (m *mover) finish(ctx context.Context) error {
+// finish ends the session. ErrFenced: a prune has ended it before, and what it copied may be gone.
+func (c *copier) finish(ctx context.Context) error {
 	for _, kind := range []pack.Kind{pack.Data, pack.Meta} {
-		if m.builders[kind] != nil {
-			if err := m.upload(ctx, kind); err != nil {
+		if c.builders[kind] != nil {
+			if err := c.upload(ctx, kind); err != nil {
 				return err
 			}
 		}
 	}
-	return m.name(ctx)
+	if err := c.name(ctx); err != nil {
+		return err
+	}
+	return c.end(ctx, c.s.outcomeKey(), &outcome{Version: 1, Outcome: outcomeRepacked, Nonce: newNonce()})
 }
 
 // putSegment writes an index segment under key.

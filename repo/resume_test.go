@@ -416,7 +416,7 @@ func TestLookingForLeftoversCostsNothingWhereThereAreNone(t *testing.T) {
 		began = maps.Clone(calls)
 		return err
 	})
-	want := map[string]int{"list gc": 3, "put sessions": 1, "list index": 1, "list sessions": 1, "list snapshots": 1, "get snapshots": 3, "get index": 3}
+	want := map[string]int{"list gc": 3, "put sessions": 1, "list index": 1, "list sessions": 1, "list snapshots": 1, "list forget": 1, "get snapshots": 3, "get index": 3}
 	if !maps.Equal(began, want) {
 		t.Errorf("%v, want %v", began, want)
 	}

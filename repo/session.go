@@ -92,6 +92,7 @@ type Session struct {
 	book   book
 	notes  *notes
 
+	goingWAL  keyRanges       // archived WAL that no snapshot needed when the view was loaded
 	saw       map[string]bool // sessions that had an outcome that counted when the view was loaded
 	leftovers []leftover      // packs of data that unfinished sessions left; final when fn of Write begins
 
@@ -117,6 +118,7 @@ func (r *Repo) Write(ctx context.Context, o SessionOptions, fn func(ctx context.
 	}
 	defer func() { err = errors.Join(err, s.view.Close()) }()
 	s.book.last = o.Now()
+	s.goingWAL = l.run.goingWAL()
 	s.saw = map[string]bool{}
 	for sid, keys := range l.outcomes {
 		s.saw[sid] = slices.ContainsFunc(keys, func(key string) bool { return l.run.counts(key, l.sessions) })

@@ -87,6 +87,9 @@ func (p *pruner) sweep(ctx context.Context) error {
 	if err := p.delete(ctx, slices.Concat(p.spentMarks(), old)); err != nil {
 		return err
 	}
+	if err := p.sweepWAL(ctx); err != nil || p.report.Stopped {
+		return err
+	}
 	if t, ok := p.store.(storage.Tidier); ok {
 		p.report.Tidied.Packs, p.report.Tidied.Bytes, err = t.Tidy(ctx, p.o.Now().Add(-p.o.FenceAfter))
 	}
@@ -145,7 +148,12 @@ func (p *pruner) spentMarks() (keys []string) {
 			keys = append(keys, pinsPrefix+sid)
 		}
 	}
-	return keys
+	for _, sid := range slices.Sorted(maps.Keys(p.marks.narrowed)) {
+		if gone(sid) || p.run.narrow[sid] {
+			keys = append(keys, forgetPrefix+sid+narrowSuffix)
+		}
+	}
+	return append(keys, p.spentDamage()...)
 }
 
 // deleters is how many objects are deleted at once.

@@ -31,7 +31,9 @@ type View struct {
 	mu       sync.RWMutex
 	segments map[uint32]bool // those that count, by number in the cache
 	barred   map[string]bool // packs that are about to be deleted, by key; a writer's view only
-	lost     map[string]bool // packs that turned out to be gone or damaged, by key: what they held is not there
+	lost     map[string]bool // packs that turned out to be gone or damaged, by key: see hasLastResort
+	damaged  map[string]bool // packs that somebody said to be damaged, likewise
+	broken   []BadObject     // what of the index cannot be read
 }
 
 // OpenView loads the index. What the cluster's cache in cacheDir already knows of it is not fetched again; a cache that is
@@ -107,23 +109,21 @@ func (v *View) load(ctx context.Context) (*listing, error) {
 		if err != nil {
 			return nil, err
 		}
-		segments, bases, err := v.loadSegments(ctx, l.segments)
+		segments, broken, bases, err := v.loadSegments(ctx, l.segments)
 		pruned = pruned || bases
-		gone := errors.Is(err, storage.ErrNotExist)
-		if err != nil && !gone {
+		if err != nil {
 			return nil, err
 		}
-		newest, again := v.repo.newestNumber(ctx)
-		switch {
-		case again != nil:
-			return nil, again
-		case newest != l.run.Number:
+		newest, err := v.repo.newestNumber(ctx)
+		if err != nil {
+			return nil, err
+		}
+		// What is gone may be in a new base.
+		if newest != l.run.Number {
 			continue
-		case gone: // no prune deleted it
-			return nil, fmt.Errorf("%w: %w", ErrMissing, err)
 		}
 		v.mu.Lock()
-		v.segments, v.lost, v.barred = segments, nil, nil
+		v.segments, v.lost, v.barred, v.damaged, v.broken = segments, nil, nil, l.damaged, broken
 		if v.who == forWriting {
 			v.barred = l.run.barred()
 		}
@@ -144,26 +144,30 @@ func (v *View) forgetOld() error {
 	return nil // what stays takes room, no more
 }
 
-// loadSegments brings segments into the cache and returns their numbers, and whether it had to fetch a base. storage.ErrNotExist: one
-// is gone.
-func (v *View) loadSegments(ctx context.Context, names []string) (_ map[uint32]bool, bases bool, err error) {
+// loadSegments brings segments into the cache and returns their numbers, and whether it had to fetch a base. Those that are gone or damaged
+// it passes over and lists.
+func (v *View) loadSegments(ctx context.Context, names []string) (_ map[uint32]bool, broken []BadObject, bases bool, err error) {
 	loaded := v.cache.Loaded()
 	numbers := make(map[uint32]bool, len(names))
 	for _, name := range names {
 		n, ok := loaded[name]
 		if !ok {
 			segment, err := v.repo.segment(ctx, name)
+			if bad := asUnreadable(name, err); bad != nil {
+				broken = append(broken, *bad)
+				continue
+			}
 			if err != nil {
-				return nil, bases, fmt.Errorf("load index: %w", err)
+				return nil, nil, bases, fmt.Errorf("load index: %w", err)
 			}
 			if n, err = v.cache.Add(name, segment); err != nil {
-				return nil, bases, fmt.Errorf("cache index segment %s: %w", name, err)
+				return nil, nil, bases, fmt.Errorf("cache index segment %s: %w", name, err)
 			}
 			bases = bases || strings.HasPrefix(name, basePrefix)
 		}
 		numbers[n] = true
 	}
-	return numbers, bases, nil
+	return numbers, broken, bases, nil
 }
 
 // segment reads an index segment, or a shard of the base.
@@ -214,7 +218,7 @@ func (v *View) counts(n uint32) bool {
 func (v *View) excepted() func(key string) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	if len(v.barred)+len(v.lost) == 0 {
+	if len(v.barred)+len(v.lost)+len(v.damaged) == 0 {
 		return nil
 	}
 	return v.isExcepted
@@ -223,7 +227,7 @@ func (v *View) excepted() func(key string) bool {
 func (v *View) isExcepted(key string) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return v.barred[key] || v.lost[key]
+	return v.barred[key] || v.lost[key] || v.damaged[key]
 }
 
 func (v *View) has(id chunk.ID) (bool, error) {
@@ -231,8 +235,8 @@ func (v *View) has(id chunk.ID) (bool, error) {
 	return ok, err
 }
 
-// Lose notes that a pack turned out to be gone or damaged. Its chunks count as not stored from now on: Locate gives another place, and a
-// session stores them again instead of referring to what nobody can read.
+// Lose notes that a pack turned out to be gone or damaged. Locate gives other places of its chunks from now on, if there are any. For a session they count
+// as not stored: it stores them again instead of referring to what nobody can read.
 func (v *View) Lose(key string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -242,14 +246,18 @@ func (v *View) Lose(key string) {
 	v.lost[key] = true
 }
 
-// Locate says where a chunk is. ErrMissing: no current segment names it, or only packs that are lost.
+// Locate says where a chunk is. ErrMissing and ErrNotIndexed: no current segment names it; with an *IndexError where the index cannot be read in
+// whole.
 func (v *View) Locate(id chunk.ID) (pack.Location, error) {
 	loc, ok, err := v.cache.Lookup(id, v.counts, v.excepted())
+	if err == nil && !ok && v.hasLastResort() {
+		loc, ok, err = v.cache.Lookup(id, v.counts, nil)
+	}
 	if err != nil {
 		return pack.Location{}, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
 	}
 	if !ok {
-		return pack.Location{}, fmt.Errorf("%w: chunk %s is in no pack", ErrMissing, id.Short())
+		return pack.Location{}, v.noPack(id)
 	}
 	return loc, nil
 }
@@ -271,11 +279,11 @@ func (v *View) OpenChunk(dst []byte, loc pack.Location, sealed []byte) ([]byte, 
 
 // MetaChunk returns the verified bytes of a metadata chunk, from whichever pack has it.
 func (v *View) MetaChunk(ctx context.Context, id chunk.ID) ([]byte, error) {
-	all, err := v.cache.Locations(id, v.counts, v.excepted())
+	all, err := v.Locations(id)
 	if err != nil {
-		return nil, fmt.Errorf("look up chunk %s: %w", id.Short(), err)
+		return nil, err
 	}
-	failed := fmt.Errorf("%w: chunk %s is in no pack", ErrMissing, id.Short())
+	failed := v.noPack(id)
 	for _, loc := range slices.Backward(all) {
 		var b []byte
 		if b, err = v.metaChunk(ctx, loc); err == nil {

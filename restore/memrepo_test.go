@@ -38,7 +38,9 @@ type memRepo struct {
 	index  map[chunk.ID]pack.Location
 	reads  map[string]int64 // bytes read of each pack
 	opened map[chunk.ID]int
-	limit  int // bytes of a pack
+	asked  map[chunk.ID]int // how often for metadata
+	limit  int              // bytes of a pack
+	tail   int              // bytes of a pack's end that are read first
 
 	failRead error // returned by ReadPack
 }
@@ -51,7 +53,7 @@ type openPack struct {
 func newMemRepo() *memRepo {
 	return &memRepo{
 		open: map[pack.Kind]*openPack{}, packs: map[string][]byte{}, dirs: map[string]*pack.Directory{},
-		index: map[chunk.ID]pack.Location{}, reads: map[string]int64{}, opened: map[chunk.ID]int{}, limit: 1 << 20,
+		index: map[chunk.ID]pack.Location{}, reads: map[string]int64{}, opened: map[chunk.ID]int{}, asked: map[chunk.ID]int{}, limit: 1 << 20, tail: 1000,
 	}
 }
 
@@ -174,6 +176,7 @@ func (m *memRepo) MetaChunk(_ context.Context, id chunk.ID) ([]byte, error) {
 	}
 	m.mu.Lock()
 	b, ok := m.packs[loc.Pack]
+	m.asked[id]++
 	m.mu.Unlock()
 	if !ok || int(loc.End()) > len(b) {
 		return nil, fmt.Errorf("%s: %w", loc.Pack, errBroken)
@@ -181,14 +184,16 @@ func (m *memRepo) MetaChunk(_ context.Context, id chunk.ID) ([]byte, error) {
 	return m.OpenChunk(nil, loc, b[loc.Offset:loc.End()])
 }
 
-func (m *memRepo) PackDirectory(_ context.Context, key string) (*pack.Directory, error) {
+func (m *memRepo) PackEnd(_ context.Context, key string) (*pack.Directory, []byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b, ok := m.packs[key]
 	if !ok || len(b) < 100 || !bytes.HasSuffix(b, []byte(trailer)) {
-		return nil, fmt.Errorf("%s: %w", key, errBroken)
+		return nil, nil, fmt.Errorf("%s: %w", key, errBroken)
 	}
-	return m.dirs[key], nil
+	tail := b[max(0, len(b)-m.tail):]
+	m.reads[key] += int64(len(tail))
+	return m.dirs[key], tail, nil
 }
 
 func (m *memRepo) List(_ context.Context, prefix string, fn func(string, int64) error) error {

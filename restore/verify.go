@@ -19,8 +19,8 @@ import (
 
 // Packs is what Verify needs to know of packs besides their chunks.
 type Packs interface {
-	// PackDirectory reads what a pack holds by its own account, from its end.
-	PackDirectory(ctx context.Context, key string) (*pack.Directory, error)
+	// PackEnd reads what a pack holds by its own account, from its end, and gives the bytes that were read, of which the last is the pack's.
+	PackEnd(ctx context.Context, key string) (*pack.Directory, []byte, error)
 	// List calls fn for every object whose key begins with prefix. Nil only if complete.
 	List(ctx context.Context, prefix string, fn func(key string, size int64) error) error
 }
@@ -29,7 +29,10 @@ type Packs interface {
 type VerifyOptions struct {
 	Snapshots []*snapshot.Manifest
 	ReadData  bool // read and open all chunks of the snapshots, and read their packs in whole
-	Jobs      int  // packs in work at once; 0: one
+	// Chosen says of packs, by their keys, which are read; of the others only the structure is checked. Nil: all are. Without ReadData it says nothing.
+	Chosen   func(pack string) bool
+	AllFiles bool // name all files that damage concerns, however many
+	Jobs     int  // packs in work at once; 0: one
 	// IsDamage tells errors that say something of what is stored from those, such as an outage, that do not. Required.
 	IsDamage func(error) bool
 	// Counts says whether a snapshot still counts, by its ID: one that was removed meanwhile is not damaged. Nil: all do.
@@ -51,6 +54,8 @@ type VerifyReport struct {
 	Chunks    int64 // different ones, metadata included
 	Packs     int
 	Bytes     int64 // of the packs
+	ReadPacks int   // those of which every byte was read
+	ReadBytes int64
 	Damage    []Damage
 	Removed   []string // IDs of snapshots that were removed meanwhile, and are not in the other figures
 }
@@ -60,8 +65,10 @@ type Damage struct {
 	Object    string // key of a pack; for what is in no pack: "chunk", "recipe" or "snapshot" and its name
 	Err       error
 	Snapshots []string // IDs of the verified snapshots that need it
-	Files     []string // paths in them, at most maxFilesNamed
+	Files     []string // paths in them, at most maxFilesNamed unless all were asked for
 	MoreFiles int64    // how many more there are
+
+	named map[string]struct{} // all paths
 }
 
 const maxFilesNamed = 20
@@ -71,16 +78,15 @@ func (d *Damage) String() string { return fmt.Sprintf("%s: %v", d.Object, d.Err)
 const packsPrefix = "packs/"
 
 // Verify makes sure that everything that the snapshots refer to is there: every chunk is in a pack, by the index as by
-// the pack's own directory, and every pack is in the listing, of the right length. With ReadData every byte is read,
-// opened and compared with its name, each once however many snapshots share it. It goes on after damage; an error is
+// the pack's own directory, and every pack is in the listing, of the right length. With ReadData every byte of the packs is read,
+// opened and compared with its name, each once however many snapshots share it; metadata is read once more before, for what it says. It goes on after damage; an error is
 // returned only for what says nothing of the repository.
 //
 // Prunes may move chunks and delete packs meanwhile. So if the chunks are Renewable, nothing is called damaged that is sound, or gone
 // with its snapshot, by an index that was loaded after it was found.
 func Verify(ctx context.Context, c Chunks, p Packs, o VerifyOptions) (*VerifyReport, error) {
 	v := &verifier{c: c, p: p, o: o, report: &VerifyReport{}}
-	v.marks.marker = v
-	v.marks.Chunks = c
+	v.marks.marker, v.marks.Chunks = v, c
 	if err := v.run(ctx); err != nil {
 		return nil, err
 	}
@@ -134,6 +140,7 @@ func keyOf(e *snapshot.Entry) recipeKey {
 type marks struct {
 	Chunks
 	marker *verifier
+	recent recent
 }
 
 // MetaChunk implements snapshot.Fetcher.
@@ -143,7 +150,57 @@ func (m *marks) MetaChunk(ctx context.Context, id chunk.ID) ([]byte, error) {
 		return nil, err
 	}
 	m.marker.mark(&loc)
-	return m.Chunks.MetaChunk(ctx, id)
+	if b := m.recent.get(id); b != nil {
+		return b, nil
+	}
+	b, err := m.Chunks.MetaChunk(ctx, id)
+	if err == nil {
+		m.recent.put(id, b)
+	}
+	return b, err
+}
+
+// recentSize is how many bytes of metadata are kept at least, and half of what is at most: a snapshot shares most of its listing with the one before.
+const recentSize = 32 << 20
+
+// recent keeps the metadata that was read last.
+type recent struct {
+	mu        sync.Mutex
+	now, last map[chunk.ID][]byte
+	size      int // bytes in now
+}
+
+func (r *recent) get(id chunk.ID) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b, ok := r.now[id]; ok {
+		return b
+	}
+	b := r.last[id]
+	if b != nil {
+		r.keep(id, b)
+	}
+	return b
+}
+
+func (r *recent) put(id chunk.ID, b []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keep(id, b)
+}
+
+func (r *recent) keep(id chunk.ID, b []byte) {
+	if r.size >= recentSize || r.now == nil {
+		r.last, r.now, r.size = r.now, map[chunk.ID][]byte{}, 0
+	}
+	r.now[id] = b
+	r.size += len(b)
+}
+
+func (r *recent) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now, r.last, r.size = nil, nil, 0
 }
 
 func prefixOf(id chunk.ID) uint32 { return binary.BigEndian.Uint32(id[:]) }
@@ -323,7 +380,7 @@ func (v *verifier) blame(ctx context.Context) error {
 				objects[k] = found
 			}
 			for _, object := range found {
-				v.bad[object].concerns(m.ID, e.Path)
+				v.concerns(v.bad[object], m.ID, e.Path)
 			}
 			return nil
 		})
@@ -331,7 +388,7 @@ func (v *verifier) blame(ctx context.Context) error {
 			return fmt.Errorf("find out whom the damage concerns: %w", err)
 		}
 		if d := v.bad[snapshotName(m.ID)]; d != nil {
-			d.concerns(m.ID, "")
+			v.concerns(d, m.ID, "")
 		}
 		if err := v.blameMeta(ctx, m); err != nil {
 			return err
@@ -344,7 +401,7 @@ func (v *verifier) blame(ctx context.Context) error {
 func (v *verifier) blameMeta(ctx context.Context, m *snapshot.Manifest) error {
 	each := func(id chunk.ID) error {
 		if loc, err := v.c.Locate(id); err == nil && v.isBad(&loc) {
-			v.bad[loc.Pack].concerns(m.ID, "")
+			v.concerns(v.bad[loc.Pack], m.ID, "")
 		}
 		return ctx.Err()
 	}
@@ -393,15 +450,20 @@ func (v *verifier) needs(ctx context.Context, e *snapshot.Entry, k recipeKey) ([
 	return found, nil
 }
 
-func (d *Damage) concerns(id, path string) {
+func (v *verifier) concerns(d *Damage, id, path string) {
 	if !slices.Contains(d.Snapshots, id) {
 		d.Snapshots = append(d.Snapshots, id)
 	}
-	switch {
-	case path == "" || slices.Contains(d.Files, path):
-	case len(d.Files) < maxFilesNamed:
+	if _, ok := d.named[path]; ok || path == "" {
+		return
+	}
+	if d.named == nil {
+		d.named = map[string]struct{}{}
+	}
+	d.named[path] = struct{}{}
+	if len(d.Files) < maxFilesNamed || v.o.AllFiles {
 		d.Files = append(d.Files, path)
-	default:
+	} else {
 		d.MoreFiles++
 	}
 }

@@ -59,7 +59,7 @@ func TestASoundRepositoryHasNoDamage(t *testing.T) {
 			t.Errorf("reading %v: %+v, of %d packs and %d chunks", read, r, len(c.repo.packs), len(c.repo.index))
 		}
 		for key, b := range c.repo.packs {
-			if want := map[bool]int64{true: int64(len(b))}[read]; c.repo.reads[key] != want {
+			if want := map[bool]int{true: len(b), false: min(len(b), c.repo.tail)}[read]; c.repo.reads[key] != int64(want) {
 				t.Errorf("reading %v: %d bytes of %s, which has %d", read, c.repo.reads[key], key, len(b))
 			}
 		}
@@ -246,5 +246,84 @@ func TestAnOutageIsNoDamage(t *testing.T) {
 	})
 	if !errors.Is(err, c.repo.failRead) {
 		t.Error(err)
+	}
+}
+
+// TestHoweverManySnapshotsShareItEverythingIsReadOnce: what is stored, and the metadata of unchanged files.
+func TestHoweverManySnapshotsShareItEverythingIsReadOnce(t *testing.T) {
+	c, _, second := twoSnapshots(t)
+	for _, shared := range []int{1, 5} {
+		clear(c.repo.reads)
+		clear(c.repo.asked)
+		var all []*snapshot.Manifest
+		for n := range shared {
+			m := *second
+			m.ID = fmt.Sprint("copy ", n)
+			all = append(all, &m)
+		}
+		r := verify(t, c, true, all...)
+		if len(r.Damage) > 0 || r.Snapshots != shared || r.ReadPacks != r.Packs || r.ReadBytes != r.Bytes {
+			t.Errorf("%+v", r)
+		}
+		for key, n := range c.repo.reads {
+			if n != int64(len(c.repo.packs[key])) {
+				t.Errorf("%d snapshots: %d bytes were read of %s, which has %d", shared, n, key, len(c.repo.packs[key]))
+			}
+		}
+		for id, n := range c.repo.asked {
+			if n != 1 {
+				t.Errorf("%d snapshots: metadata %s was read %d times", shared, id.Short(), n)
+			}
+		}
+	}
+}
+
+func TestOnlyChosenPacksAreRead(t *testing.T) {
+	c, first, second := twoSnapshots(t)
+	key := sharedPack(t, c, first, second)
+	for _, chosen := range []string{key, "another"} {
+		clear(c.repo.reads)
+		c.repo.packs[key][c.repo.dirs[key].Entries[1].Offset] ^= 1
+		r, err := Verify(t.Context(), c.repo, c.repo, VerifyOptions{
+			Snapshots: []*snapshot.Manifest{first, second}, ReadData: true, IsDamage: func(err error) bool { return errors.Is(err, errBroken) },
+			Chosen: func(pack string) bool { return pack == chosen },
+		})
+		if err != nil || len(r.Damage) != map[bool]int{true: 1}[chosen == key] {
+			t.Errorf("%s: %+v %v", chosen, r, err)
+		}
+		c.repo.packs[key][c.repo.dirs[key].Entries[1].Offset] ^= 1
+		for other, n := range c.repo.reads {
+			if want := map[bool]int{true: len(c.repo.packs[other]), false: min(c.repo.tail, len(c.repo.packs[other]))}[other == chosen]; n != int64(want) {
+				t.Errorf("%d bytes were read of %s", n, other)
+			}
+		}
+	}
+}
+
+func TestAllFilesAreNamedIfThatIsAskedFor(t *testing.T) {
+	c := newCluster(t)
+	r := rand.New(rand.NewPCG(3, 4))
+	for i := range maxFilesNamed + 10 {
+		c.files[fmt.Sprintf("data/base/1/%02d", i)] = pages(r, 3)
+	}
+	m := c.take(t, "first")
+	for key := range c.repo.dirs {
+		if c.repo.dirs[key].Kind == pack.Data {
+			delete(c.repo.packs, key)
+		}
+	}
+	total := 0
+	for _, all := range []bool{true, false} {
+		r, err := Verify(t.Context(), c.repo, c.repo, VerifyOptions{Snapshots: []*snapshot.Manifest{m, m}, AllFiles: all, IsDamage: func(err error) bool { return errors.Is(err, errBroken) }})
+		if err != nil || len(r.Damage) != 1 {
+			t.Fatalf("%+v %v", r, err)
+		}
+		d := r.Damage[0]
+		if all {
+			total = len(filesIn(t, c, d.Object, 0, 1<<32-1, m))
+		}
+		if (d.MoreFiles == 0) != all || total <= maxFilesNamed || len(d.Files)+int(d.MoreFiles) != total {
+			t.Errorf("all %v: %d of %d files are named, and %d more", all, len(d.Files), total, d.MoreFiles)
+		}
 	}
 }

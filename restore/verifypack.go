@@ -15,9 +15,12 @@ import (
 // pack checks one pack: that its own directory lists the chunks where the index says, and with ReadData that every one
 // of them opens and that the whole is what its name says.
 func (v *verifier) pack(ctx context.Context, key string, p *checked) error {
-	dir, err := v.p.PackDirectory(ctx, key)
+	dir, tail, err := v.p.PackEnd(ctx, key)
 	if err != nil {
 		return err
+	}
+	if int64(len(tail)) > p.size {
+		return fmt.Errorf("%w: the pack has more than the %d bytes that the listing says", ErrMismatch, p.size)
 	}
 	if dir.End() > p.size {
 		return fmt.Errorf("%w: the pack has %d bytes, its chunks end at %d", ErrMismatch, p.size, dir.End())
@@ -32,11 +35,11 @@ func (v *verifier) pack(ctx context.Context, key string, p *checked) error {
 	if len(used) != len(p.chunks) {
 		return fmt.Errorf("%w: the pack lacks %d of %d chunks that the index has in it", ErrMismatch, len(p.chunks)-len(used), len(p.chunks))
 	}
-	if !v.o.ReadData {
+	if !v.o.ReadData || v.o.Chosen != nil && !v.o.Chosen(key) {
 		v.read(p.size)
 		return nil
 	}
-	r := packReader{v: v, key: key, size: p.size, sum: sha256.New()}
+	r := packReader{v: v, key: key, size: p.size, tail: tail, sum: sha256.New()}
 	for _, i := range used {
 		loc := dir.Location(key, i)
 		err := r.open(ctx, &loc)
@@ -51,7 +54,14 @@ func (v *verifier) pack(ctx context.Context, key string, p *checked) error {
 			return err
 		}
 	}
-	return r.finish(ctx)
+	if err := r.finish(ctx); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.report.ReadPacks++
+	v.report.ReadBytes += p.size
+	return nil
 }
 
 func (v *verifier) read(n int64) {
@@ -66,6 +76,7 @@ type packReader struct {
 	v    *verifier
 	key  string
 	size int64
+	tail []byte // its end, which was read before
 	sum  hash.Hash
 
 	buf   []byte // bytes of the pack from off on
@@ -80,13 +91,20 @@ func (r *packReader) fill(ctx context.Context, start, end int64) error {
 	if start <= have {
 		want = max(want, end-have) // a chunk that is longer
 	}
-	want = min(want, r.size-have)
+	known := r.size - int64(len(r.tail))
 	start = min(start, have)
 	r.buf = append(r.buf[:0], r.buf[start-r.off:]...)
 	r.off = start
-	b, err := r.v.c.ReadPack(ctx, r.key, have, want, r.buf)
-	if err != nil {
-		return err
+	b := r.buf
+	if have >= known {
+		want = r.size - have
+		b = append(b, r.tail[have-known:]...)
+	} else {
+		want = min(want, known-have)
+		var err error
+		if b, err = r.v.c.ReadPack(ctx, r.key, have, want, b); err != nil {
+			return err
+		}
 	}
 	fresh := b[len(r.buf):]
 	r.buf = b

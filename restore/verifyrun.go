@@ -39,6 +39,7 @@ func (v *verifier) round(ctx context.Context) error {
 			v.sound[key] = p
 		}
 	}
+	v.marks.recent.clear()
 	v.packs, v.seen, v.bad = map[string]*checked{}, map[recipeKey]struct{}{}, map[string]*Damage{}
 	*v.report = VerifyReport{Snapshots: len(v.o.Snapshots), Removed: v.report.Removed}
 	for _, m := range v.o.Snapshots {

@@ -52,27 +52,32 @@ func (a Archive) Scan(ctx context.Context, size pg.SegmentSize) (*Coverage, erro
 	if !size.Valid() {
 		return nil, fmt.Errorf("list WAL: %w: segment size %d", ErrInvalid, size)
 	}
-	c := newCoverage(a, size)
-	err := a.Objects.List(ctx, a.prefix(), func(key string, bytes int64) error {
-		c.Files++
-		c.Bytes += bytes
-		c.add(key)
-		return nil
-	})
+	s := NewSurvey(a.Objects)
+	s.Expect(a, size)
+	err := a.Objects.List(ctx, a.prefix(), func(key string, bytes int64) error { return s.Add(ctx, key, bytes) })
 	if err != nil {
 		return nil, fmt.Errorf("list WAL: %w", err)
 	}
+	all, err := s.Coverages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// readHistories reads those that the listing has shown.
+func (c *Coverage) readHistories(ctx context.Context, a Archive) error {
 	for tli, t := range c.timelines {
 		if !t.history {
 			continue
 		}
 		h, err := a.history(ctx, tli)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		c.histories[tli] = h
 	}
-	return c, nil
+	return nil
 }
 
 func newCoverage(a Archive, size pg.SegmentSize) *Coverage {
@@ -95,13 +100,16 @@ func (a Archive) history(ctx context.Context, tli pg.Timeline) (pg.History, erro
 	return parsed, nil
 }
 
-// add takes one key of the listing. Keys come in order, so a segment nearly always continues the last span; a listing
-// in another order costs time only.
+// add takes one key of the listing.
 func (c *Coverage) add(key string) {
-	_, _, n, err := ParseKey(key)
-	if err != nil {
-		return
+	if _, _, n, err := ParseKey(key); err == nil {
+		c.take(n)
 	}
+}
+
+// take takes one file of the listing. Files come in order, so a segment nearly always continues the last span; a listing
+// in another order costs time only.
+func (c *Coverage) take(n Name) {
 	t := c.timelines[n.Timeline]
 	if t == nil {
 		t = &timeline{}

@@ -217,9 +217,12 @@ func TestMemoryDoesNotGrowWithTheNumberOfSegments(t *testing.T) {
 func BenchmarkScanKey(b *testing.B) {
 	a, _ := newArchive()
 	key := a.Key(Name{Segment, 1, segmentName(1, 12345)})
-	c := newCoverage(a, testSize)
+	s := NewSurvey(a.Objects)
+	s.Expect(a, testSize)
 	b.ReportAllocs()
 	for b.Loop() {
-		c.add(key)
+		if err := s.Add(b.Context(), key, 1); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

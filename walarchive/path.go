@@ -15,6 +15,8 @@ type Snapshot struct {
 	StartLSN     pg.LSN // replay begins here
 	StopLSN      pg.LSN // and must come at least to here
 	StopTime     time.Time
+	// Narrow says that nothing behind its stop is kept on its behalf: it leads to its own moment only.
+	Narrow bool
 }
 
 // Path is the way that recovery takes to a timeline: through its ancestors, up to where each was left. It sees the

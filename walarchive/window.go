@@ -73,10 +73,17 @@ func (c *Coverage) Windows(ctx context.Context, headers Headers, snapshots []Sna
 // snapshot they begin with.
 func (p *Path) windows(ctx context.Context, headers Headers, snapshots []Snapshot) ([]Window, error) {
 	begin := p.Begin()
+	kept := needed(p.history, p.c.SegmentSize, snapshots)
 	var all []Window
 	for _, s := range snapshots {
 		r, ok := p.RunFrom(s)
-		if !ok || p.c.startOf(r.End) <= begin {
+		if !ok {
+			continue
+		}
+		if last, ok := lastOf(kept, r.First); ok && last < r.End { // what still stands behind it may go at any time
+			r.End = last + 1
+		}
+		if p.c.startOf(r.End) <= begin {
 			continue
 		}
 		w := Window{Timeline: p.Timeline(), FromLSN: s.StopLSN, FromTime: s.StopTime, Run: r}

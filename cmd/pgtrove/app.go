@@ -103,6 +103,7 @@ func (a *app) commands() []*cobra.Command {
 		newInfoCommand(a),
 		newCheckCommand(a),
 		newVerifyCommand(a),
+		newRebuildIndexCommand(a),
 		newInspectCommand(a),
 		newVersionCommand(a),
 	}

@@ -177,6 +177,7 @@ type fenced struct {
 
 // run takes the snapshot within a session and commits it.
 func (b *backupRun) run(ctx context.Context, s *repo.Session) error {
+	b.warnIndex(s.IndexDamage())
 	if (b.o.wal == walAuto || b.o.wal == walInclude) && !b.held {
 		var err error
 		if b.held, err = b.cluster.HoldWAL(ctx); err != nil {
@@ -189,7 +190,10 @@ func (b *backupRun) run(ctx context.Context, s *repo.Session) error {
 		return err
 	}
 	b.out.detail("backup %s starts at %s on timeline %d", s.ID(), backup.StartLSN, uint32(backup.Timeline))
-	keeper := newWALKeeper(b, backup)
+	keeper := newWALKeeper(b, s, backup)
+	if err := mustKeepWAL(s, keeper.archive, backup, keeper.size); err != nil {
+		return err
+	}
 	keeper.held = b.held
 	var result *snapshot.Result
 	err = backup.Guard(ctx, func(ctx context.Context) error {

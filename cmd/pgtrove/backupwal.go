@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/pgsource"
+	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/snapshot"
 	"github.com/pgtrove/pgtrove/walarchive"
 	"github.com/pgtrove/pgtrove/walsource"
@@ -40,11 +41,11 @@ const (
 	walTellEvery = 30 * time.Second
 )
 
-func newWALKeeper(run *backupRun, b *pgsource.Backup) *walKeeper {
+func newWALKeeper(run *backupRun, s *repo.Session, b *pgsource.Backup) *walKeeper {
 	info := run.cluster.Info()
 	size := info.Layout.WALSegmentSize
 	return &walKeeper{
-		run: run, backup: b, archive: archiveKey{run.name, info.SystemID}.in(run.repo), size: size,
+		run: run, backup: b, archive: run.stayingArchive(s), size: size,
 		next: pg.SegmentOf(b.Timeline, b.StartLSN, size), since: time.Now(),
 	}
 }

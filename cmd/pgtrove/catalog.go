@@ -159,6 +159,17 @@ func (c *catalog) pinned() map[string]bool {
 	return pins
 }
 
+// narrowed says which snapshots keep only the WAL that leads to their own moment, by ID.
+func (c *catalog) narrowed() map[string]bool {
+	narrow := map[string]bool{}
+	for _, commit := range c.commits {
+		if commit.Narrowed {
+			narrow[commit.ID] = true
+		}
+	}
+	return narrow
+}
+
 // forgotten counts the snapshots that are hidden until a prune removes them.
 func (c *catalog) forgotten() (n int64) {
 	for _, commit := range c.commits {

@@ -17,6 +17,8 @@ func pruneRules() []exitRule {
 			hint:    "run prune again when it has ended. If it is dead, prune ends it once it has written nothing for --fence-after (24h by default)"},
 		{name: "`repo.VanishedError`", as: isA[*repo.VanishedError], code: codeRefused,
 			meaning: "snapshots are gone that nobody forgot; nothing was deleted", hintOf: vanishedHint},
+		{name: "`repo.TimesError`", as: isA[*repo.TimesError], code: codeRefused,
+			meaning: "most new snapshots were not stored when they say that they ended; their ages would be wrong", hintOf: timesHint},
 		{name: "`repo.TooMuchError`", as: isA[*repo.TooMuchError], code: codeRefused,
 			meaning: "prune would delete more at once than --max-delete allows", hintOf: tooMuchHint},
 		{name: "`repo.ErrOvertaken`", is: repo.ErrOvertaken, code: codeBusy,
@@ -60,6 +62,16 @@ func notePins(ctx context.Context, r *repo.Repo, v *repo.VanishedError) {
 	for i := range v.Snapshots {
 		v.Snapshots[i].Pinned = pins[v.Snapshots[i].ID]
 	}
+}
+
+// timesHint says what most likely happened.
+func timesHint(err error) string {
+	what := "was the repository copied, so that the storage has the times of the copy, or is a clock wrong?"
+	var e *repo.TimesError
+	if errors.As(err, &e) && e.Apart[0].Stored.Before(e.Apart[0].Ended) {
+		what = "is the clock of the storage wrong, or that of the servers, or did a copy of the repository lose its times?"
+	}
+	return what + " If it is known why, --accept-times goes by the times of the snapshots, as far as the storage's and that of the prune before allow"
 }
 
 // tooMuchHint rounds the share that it takes up to tens.

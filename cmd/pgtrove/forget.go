@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,61 +14,127 @@ import (
 	"github.com/pgtrove/pgtrove/snapshot"
 )
 
+// forgetOptions are the flags of forget.
+type forgetOptions struct {
+	policy      snapshot.Policy
+	allClusters bool
+	allowLast   bool
+	acceptTimes bool
+	dryRun      bool
+	prune       bool
+}
+
 func newForgetCommand(a *app) *cobra.Command {
-	dryRun, prune := false, false
+	var o forgetOptions
+	var rules ruleFlags
 	c := &cobra.Command{
-		Use:   "forget SNAPSHOT...",
-		Short: "Hide snapshots, for the next prune to remove",
-		Long: `Forget snapshots, by their IDs or the beginnings or ends of these. From now on no command shows or uses them; the next
-prune removes them, and the one after it frees the space of what no other snapshot needs. Until that next prune,
-pgtrove pin brings a snapshot back. All names are looked up before anything is changed.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError{err: errors.New("SNAPSHOT is missing"), command: cmd.CommandPath()}
-			}
-			return nil
-		},
+		Use:   "forget [SNAPSHOT...]",
+		Short: "Hide snapshots, by name or by age, for the next prune to remove",
+		Long: `Forget snapshots: those that are named, by their IDs or the beginnings or ends of these; or, where rules are given instead, all
+that no rule keeps. From now on no command shows or uses them; the next prune removes them, and the one after it frees the
+space of what nothing else needs. Until that next prune, pgtrove pin brings a snapshot back. Everything is looked up, and
+the plan of the rules is shown, before anything is changed. Run again, a command that was interrupted goes on.
+
+A snapshot stays if one rule keeps it. --keep-daily 7 keeps the newest of each of the last seven days, in UTC, of which there is
+one; likewise the others. --keep-within counts back from the newest snapshot. Units of time are h, d, w, m (months) and y. A
+snapshot that lacks WAL stays wherever it would if it did not, but takes the place of none that can be restored.
+
+--pitr-window 7d keeps every moment of the last seven days recoverable, as far as it is so now: all snapshots in them, the last one
+before, and all WAL from there on. Older snapshots that other rules keep are narrowed: of the WAL they keep only what leads to
+their own moment, and nothing takes that back. Without --pitr-window no WAL is given up that a snapshot which stays leads to.
+
+Whatever the rules say, pinned snapshots stay, those that cannot be read, and of each cluster the newest that can be restored. Rules apply
+to one cluster (--cluster, default main), or to each of them with --all-clusters. How old a snapshot is the first prune
+that lists it has fixed; until then its age lies between that prune's forerunner and the time that the storage has for it.`,
+		Args: func(cmd *cobra.Command, args []string) error { return checkForgetArgs(cmd, args, &o, &rules) },
 	}
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be forgotten")
-	c.Flags().BoolVar(&prune, "prune", false, "prune afterwards, as pgtrove prune does without flags")
+	f := c.Flags()
+	rules.add(f)
+	f.BoolVar(&o.allClusters, "all-clusters", false, "apply the rules to each cluster of the repository")
+	f.BoolVar(&o.dryRun, "dry-run", false, "only say what would be forgotten, and what that would free")
+	f.BoolVar(&o.prune, "prune", false, "prune afterwards, as pgtrove prune does without flags")
+	f.BoolVar(&o.allowLast, "allow-last", false, "forget also the last snapshot of a cluster that can be restored, if it is named")
+	f.BoolVar(&o.acceptTimes, "accept-times", false, "as for pgtrove prune, where the storage's times are not those of most new snapshots")
 	c.RunE = a.run(func(ctx context.Context, args []string) error {
-		if slices.Contains(args, snapshot.Latest) {
-			return usageError{err: fmt.Errorf("forget %s: run twice it would forget two snapshots", snapshot.Latest),
-				hint: "give the snapshot's ID; `pgtrove snapshots` shows it"}
-		}
 		r, err := a.openRepository(ctx)
 		if err != nil {
 			return err
 		}
-		if err := a.forget(ctx, r, args, dryRun); err != nil {
+		var damage error // keeps nothing from being done
+		if len(args) > 0 {
+			err = a.forget(ctx, r, args, o)
+		} else {
+			damage, err = a.forgetByPolicy(ctx, r, time.Now(), o)
+		}
+		if err == nil {
+			err = a.afterForget(ctx, r, o)
+		}
+		if err != nil {
 			return err
 		}
-		switch {
-		case dryRun && prune:
-			a.out.info("nothing was changed; `pgtrove prune --dry-run` shows what a prune would do now")
-		case dryRun:
-			a.out.info("nothing was changed")
-		case prune:
-			a.out.info("pruning; the space is freed by the next prune")
-			return a.prune(ctx, r, defaultPruneOptions())
-		default:
-			a.out.info("gone with the next `pgtrove prune`, and the space is freed by the one after; until then `pgtrove pin` brings a snapshot back")
-		}
-		return nil
+		return damage
 	})
 	return c
 }
 
+// checkForgetArgs makes sure that it is said what to forget, in one way.
+func checkForgetArgs(cmd *cobra.Command, args []string, o *forgetOptions, rules *ruleFlags) (err error) {
+	fail := func(err error, hint string) error {
+		return usageError{err: err, command: cmd.CommandPath(), hint: hint}
+	}
+	if o.policy, err = rules.policy(); err != nil {
+		return fail(err, "")
+	}
+	given := rules.given(cmd.Flags())
+	switch {
+	case len(args) == 0 && given == "":
+		return fail(errors.New("SNAPSHOT is missing"), "name snapshots, or give rules, such as `pgtrove forget --keep-daily 7 --dry-run`")
+	case len(args) > 0 && given != "":
+		return fail(fmt.Errorf("both snapshots and a rule (%s) are given: give one", given), "")
+	case len(args) > 0 && (o.allClusters || o.acceptTimes):
+		return fail(errors.New("--all-clusters and --accept-times are for rules, not for snapshots by name"), "")
+	case len(args) == 0 && o.policy.IsZero():
+		return fail(fmt.Errorf("%s 0 keeps nothing", given), "give a rule that keeps something")
+	case len(args) == 0 && o.allowLast:
+		return fail(errors.New("--allow-last is for snapshots by name: rules always keep the last that can be restored"), "")
+	case o.allClusters && cmd.Flags().Changed("cluster"):
+		return fail(errors.New("both --cluster and --all-clusters are given: give one"), "")
+	case slices.Contains(args, snapshot.Latest):
+		return fail(fmt.Errorf("forget %s: run twice it would forget two snapshots", snapshot.Latest), "give the snapshot's ID; `pgtrove snapshots` shows it")
+	}
+	return nil
+}
+
+// afterForget says what comes next, and prunes if that was asked for.
+func (a *app) afterForget(ctx context.Context, r *repo.Repo, o forgetOptions) error {
+	switch {
+	case o.dryRun && o.prune:
+		a.out.info("nothing was changed; `pgtrove prune --dry-run` shows what a prune would do now")
+	case o.dryRun:
+		a.out.info("nothing was changed")
+	case o.prune:
+		a.out.info("pruning; the space is freed by the next prune")
+		p := defaultPruneOptions()
+		p.acceptTimes = o.acceptTimes
+		return a.prune(ctx, r, p)
+	default:
+		a.out.info("gone with the next `pgtrove prune`, and the space is freed by the one after; until then `pgtrove pin` brings a snapshot back")
+	}
+	return nil
+}
+
 type forgetJSON struct {
-	Type    string `json:"type"`
-	ID      string `json:"id"`
-	Cluster string `json:"cluster"`
-	Already bool   `json:"already"` // it was forgotten before
-	DryRun  bool   `json:"dry_run"`
+	Type    string   `json:"type"`
+	ID      string   `json:"id"`
+	Cluster string   `json:"cluster"`
+	Keep    bool     `json:"keep"`
+	Reasons []string `json:"reasons"` // why it stays
+	Already bool     `json:"already"` // it was forgotten before
+	DryRun  bool     `json:"dry_run"`
 }
 
 // forget marks the snapshots that names stand for.
-func (a *app) forget(ctx context.Context, r *repo.Repo, names []string, dryRun bool) error {
+func (a *app) forget(ctx context.Context, r *repo.Repo, names []string, o forgetOptions) error {
 	c, err := loadCatalog(ctx, r, a.settings.Cluster)
 	if err != nil {
 		return err
@@ -84,19 +152,21 @@ func (a *app) forget(ctx context.Context, r *repo.Repo, names []string, dryRun b
 			chosen = append(chosen, commit)
 		}
 	}
+	if err := a.leavesGood(ctx, r, c, chosen, o.allowLast); err != nil {
+		return err
+	}
 	for _, commit := range chosen {
-		if !dryRun && !commit.Forgotten {
+		if !o.dryRun && !commit.Forgotten {
 			if err := r.Forget(ctx, commit.ID); errors.Is(err, repo.ErrPinned) { // since we looked
 				return pinnedError(commit.ID)
 			} else if err != nil {
 				return err
 			}
 		}
-		if err := a.showForgotten(commit, dryRun); err != nil {
+		if err := a.showForgotten(commit, o.dryRun); err != nil {
 			return err
 		}
 	}
-	a.tellLast(c, chosen)
 	return nil
 }
 
@@ -125,7 +195,7 @@ func pinnedError(id string) error {
 
 func (a *app) showForgotten(c repo.Commit, dryRun bool) error {
 	if a.settings.JSON {
-		return a.out.object(forgetJSON{"forget", c.ID, c.Cluster, c.Forgotten, dryRun})
+		return a.out.object(forgetJSON{"forget", c.ID, c.Cluster, false, []string{}, c.Forgotten, dryRun})
 	}
 	if a.settings.Quiet {
 		return nil
@@ -144,18 +214,55 @@ func (a *app) showForgotten(c repo.Commit, dryRun bool) error {
 	return a.out.print("%s snapshot %s of cluster %s%s\n", verb, c.ID, c.Cluster, taken)
 }
 
-// tellLast warns where nothing is left of a cluster.
-func (a *app) tellLast(c *catalog, chosen []repo.Commit) {
-	left := map[string]int{}
-	for _, m := range c.snapshots {
-		left[m.Cluster]++
+// leavesGood refuses to forget the last snapshots of a cluster that can be restored; or warns, where that is allowed.
+func (a *app) leavesGood(ctx context.Context, r *repo.Repo, c *catalog, chosen []repo.Commit, allowed bool) error {
+	goes := func(m *snapshot.Manifest) bool {
+		return slices.ContainsFunc(chosen, func(commit repo.Commit) bool { return commit.ID == m.ID && commit.Cluster == m.Cluster })
 	}
-	for _, commit := range chosen {
-		if !slices.ContainsFunc(c.snapshots, func(m *snapshot.Manifest) bool { return m.ID == commit.ID }) {
+	clusters := map[string]bool{}
+	for _, m := range c.snapshots {
+		clusters[m.Cluster] = clusters[m.Cluster] || goes(m)
+	}
+	for _, cluster := range slices.Sorted(maps.Keys(clusters)) {
+		if !clusters[cluster] {
 			continue
 		}
-		if left[commit.Cluster]--; left[commit.Cluster] == 0 {
-			a.out.warn("this leaves no snapshot of cluster %s; its archived WAL alone restores nothing", commit.Cluster)
+		var going, left []*snapshot.Manifest
+		for _, m := range c.snapshots {
+			switch {
+			case m.Cluster != cluster:
+			case goes(m):
+				going = append(going, m)
+			default:
+				left = append(left, m)
+			}
+		}
+		last, err := lastGood(ctx, r, going, left)
+		switch {
+		case err != nil:
+			return err
+		case last == "":
+		case !allowed:
+			return withHint(refused("forget: this would leave %s of cluster %s; its archived WAL alone restores nothing. Nothing was changed", last, cluster),
+				"take a new one first: `pgtrove backup`; or, if nobody needs the cluster any more, --allow-last")
+		default:
+			a.out.warn("this leaves %s of cluster %s; its archived WAL alone restores nothing", last, cluster)
 		}
 	}
+	return nil
+}
+
+// lastGood says what is left if some snapshots of a cluster go: "" if it is one that can be restored, or was none before.
+func lastGood(ctx context.Context, r *repo.Repo, going, left []*snapshot.Manifest) (string, error) {
+	if len(left) == 0 {
+		return "no snapshot", nil
+	}
+	found, err := walStates(ctx, r, left)
+	if err != nil || slices.Contains(found, snapshot.WALComplete) {
+		return "", err
+	}
+	if found, err = walStates(ctx, r, going); err != nil || !slices.Contains(found, snapshot.WALComplete) {
+		return "", err
+	}
+	return "no snapshot that can be restored", nil
 }

@@ -18,7 +18,8 @@ func newInfoCommand(a *app) *cobra.Command {
 		Use:   "info",
 		Short: "Show per cluster what can be recovered",
 		Long: `Show per cluster its snapshots, the space it takes, the windows of time that can really be recovered, and the gaps in
-its WAL. A window begins where a snapshot ends and goes on as long as the archive has every segment.`,
+its WAL. A window begins where a snapshot ends and goes on as long as the archive has every segment, or, of a snapshot that
+keeps only its own moment, ends there. WAL that no snapshot needs is no gap where it is missing.`,
 		Args: exactly(),
 		RunE: a.run(func(ctx context.Context, _ []string) error { return a.info(ctx) }),
 	}
@@ -81,11 +82,18 @@ func (a *app) info(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	archives, err := findArchives(ctx, r, a.settings.Cluster, catalog.snapshots)
+	// One listing for both: there may be a million segments.
+	survey, cluster := newSurvey(r, catalog.snapshots), walClusterPrefix(a.settings.Cluster)
+	whole, err := a.repositorySizes(ctx, r, func(key string, size int64) error {
+		if !strings.HasPrefix(key, cluster) {
+			return nil
+		}
+		return survey.Add(ctx, key, size)
+	})
 	if err != nil {
 		return err
 	}
-	whole, err := a.repositorySizes(ctx, r)
+	archives, err := survey.Coverages(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,7 +102,7 @@ func (a *app) info(ctx context.Context) error {
 		return err
 	}
 	for _, coverage := range archives {
-		c, newest, err := clusterInfo(ctx, r, coverage, catalog.snapshots)
+		c, newest, err := clusterInfo(ctx, r, coverage, catalog)
 		if err != nil {
 			return err
 		}
@@ -105,7 +113,8 @@ func (a *app) info(ctx context.Context) error {
 	return catalog.damage(a)
 }
 
-func (a *app) repositorySizes(ctx context.Context, r *repo.Repo) (*repositoryJSON, error) {
+// repositorySizes sums up all objects, and calls fn for each.
+func (a *app) repositorySizes(ctx context.Context, r *repo.Repo, fn func(key string, size int64) error) (*repositoryJSON, error) {
 	name, err := a.repositoryName()
 	if err != nil {
 		return nil, err
@@ -122,13 +131,13 @@ func (a *app) repositorySizes(ctx context.Context, r *repo.Repo) (*repositoryJSO
 			whole.WALFiles++
 			whole.WALBytes += size
 		}
-		return nil
+		return fn(key, size)
 	})
 	return whole, err
 }
 
 // clusterInfo computes one cluster's line from the listing and a bounded number of WAL headers.
-func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverage, all []*snapshot.Manifest) (*clusterJSON, *snapshot.Manifest, error) {
+func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverage, all *catalog) (*clusterJSON, *snapshot.Manifest, error) {
 	k := archiveKey{coverage.Cluster, coverage.System}
 	c := &clusterJSON{
 		Type: "cluster", Cluster: k.cluster, SystemID: k.system.String(), WALFiles: coverage.Files, WALBytes: coverage.Bytes,
@@ -136,12 +145,15 @@ func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverag
 	}
 	var own []walarchive.Snapshot
 	var newest *snapshot.Manifest
-	for _, m := range all {
+	narrowed := all.narrowed()
+	for _, m := range all.snapshots {
 		if archiveOf(m) != k {
 			continue
 		}
 		newest = m
-		own = append(own, walSnapshot(m))
+		s := walSnapshot(m)
+		s.Narrow = narrowed[m.ID]
+		own = append(own, s)
 		c.Snapshots++
 		c.Added += m.Totals.Added
 		c.Size, c.PGVersion = m.Totals.Size, m.Server.VersionString()
@@ -157,7 +169,7 @@ func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverag
 		c.Windows = append(c.Windows, windowJSON{uint32(w.Timeline), w.FromLSN, jsonTime(w.FromTime), w.ToLSN, jsonTime(w.ToTime)})
 	}
 	for _, tli := range coverage.Timelines() {
-		for _, g := range coverage.Gaps(tli) {
+		for _, g := range coverage.NeededGaps(tli, own) {
 			c.Gaps = append(c.Gaps, gapJSON{uint32(tli), g.From, g.To, g.Segments(), g.Names(coverage.SegmentSize, 1)[0]})
 		}
 	}

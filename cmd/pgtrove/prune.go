@@ -15,6 +15,7 @@ import (
 	"github.com/pgtrove/pgtrove/gc"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/snapshot"
+	"github.com/pgtrove/pgtrove/walarchive"
 )
 
 // pruneOptions are the flags of prune.
@@ -23,6 +24,8 @@ type pruneOptions struct {
 	fenceAfter time.Duration
 	maxRepack  int64   // bytes
 	maxDelete  float64 // 0 to 1
+
+	acceptTimes bool
 }
 
 const (
@@ -42,7 +45,8 @@ func newPruneCommand(a *app) *cobra.Command {
 		Use:   "prune",
 		Short: "Remove forgotten snapshots, and what no snapshot needs",
 		Long: `Remove the snapshots that are forgotten, and free the space of what no snapshot needs any more, that of backups that were
-killed included. It locks nobody out: backups of any hosts may go on. What a run finds to be unneeded the next one
+killed included. The archived WAL that no snapshot needs goes too: what lies before the oldest snapshot, and behind those that
+keep only their own moment. It locks nobody out: backups of any hosts may go on. What a run finds to be unneeded the next one
 deletes, once no backup can be using it; so run it regularly, such as every night.
 
 A backup that began before the run before this one, and goes on, holds a run up: nothing is changed then, and the exit
@@ -51,17 +55,22 @@ and goes on by itself, at little cost.
 
 In a repository with object lock it also extends the locks of what is needed, before half of their time is over.
 
+The first run that lists a snapshot fixes its age for pgtrove forget. Where the storage's times are not those of most new snapshots, as
+after a bucket was copied before it was ever pruned, the run refuses (exit code 5); with --accept-times it takes the times at which the
+snapshots say that they ended, as far as the storage's times and that of the run before allow.
+
 The identity of any writer is enough to prune with, and it opens no data. The storage must let this host delete.`,
 		Args: exactly(),
 	}
 	f := c.Flags()
 	f.BoolVar(&o.dryRun, "dry-run", false, "only say what would be done")
 	f.DurationVar(&o.fenceAfter, "fence-after", o.fenceAfter, "for how much `time` an unfinished backup must have written nothing to count as dead")
-	f.StringVar(&maxRepack, "max-repack", maxRepack, "rewrite mostly unneeded packs up to this `size` together in one run; 0 for none")
-	f.StringVar(&maxDelete, "max-delete", maxDelete, "refuse to delete more than this `share` of all packs at once")
+	f.StringVar(&maxRepack, "max-repack", maxRepack, "rewrite mostly unneeded packs up to this `size` together in one run; 0 for none, unlimited to rewrite whatever holds more than a little that is not needed")
+	f.StringVar(&maxDelete, "max-delete", maxDelete, "refuse to delete more than this `share` of all packs, or of packs and WAL together, at once")
+	f.BoolVar(&o.acceptTimes, "accept-times", false, "go on where the storage's times are not those of most new snapshots, and fix the ages of these by the rule")
 	c.RunE = a.run(func(ctx context.Context, _ []string) error {
 		var err error
-		if o.maxRepack, err = parseSize(maxRepack); err != nil {
+		if o.maxRepack, err = parseMaxRepack(maxRepack); err != nil {
 			return usageError{err: fmt.Errorf("--max-repack %w", err), command: "pgtrove prune"}
 		}
 		if o.maxDelete, err = parsePercent(maxDelete); err != nil {
@@ -79,16 +88,20 @@ The identity of any writer is enough to prune with, and it opens no data. The st
 	return c
 }
 
+// parseMaxRepack reads a size, or the word for none at all.
+func parseMaxRepack(text string) (int64, error) {
+	if text == "unlimited" {
+		return repo.NoLimit, nil
+	}
+	return parseSize(text)
+}
+
 func (a *app) prune(ctx context.Context, r *repo.Repo, o pruneOptions) error {
 	// Taking recipes apart makes garbage many times the size of what lives: it is collected at half of it instead of at as much again,
 	// which takes a third off the peak of memory and no time that could be measured.
 	defer debug.SetGCPercent(debug.SetGCPercent(50))
-	host, _ := os.Hostname() // for people
-	p := &pruneRun{app: a, o: o, begun: time.Now()}
-	report, err := r.Prune(ctx, repo.PruneOptions{
-		Host: host, CacheDir: a.cacheDir(), Now: time.Now, FenceAfter: o.fenceAfter, MaxRepack: o.maxRepack, MaxDelete: o.maxDelete,
-		DryRun: o.dryRun, Mark: p.mark, Archived: walOfCommit,
-	})
+	p := &pruneRun{app: a, repo: r, o: o, begun: time.Now()}
+	report, err := r.Prune(ctx, p.options())
 	if report == nil {
 		report = &repo.PruneReport{}
 	}
@@ -101,14 +114,34 @@ func (a *app) prune(ctx context.Context, r *repo.Repo, o pruneOptions) error {
 	if err != nil {
 		return p.explain(err)
 	}
+	p.tellDoubts()
 	return p.shortcomings(report)
 }
 
 // pruneRun is one run.
 type pruneRun struct {
 	*app
+	repo  *repo.Repo
 	o     pruneOptions
 	begun time.Time
+	judge *walarchive.Judge // of archived WAL; nil: the run did not come so far
+}
+
+func (p *pruneRun) options() repo.PruneOptions {
+	host, _ := os.Hostname() // for people
+	return repo.PruneOptions{
+		Host: host, CacheDir: p.cacheDir(), Now: time.Now, FenceAfter: p.o.fenceAfter, MaxRepack: p.o.maxRepack, MaxDelete: p.o.maxDelete,
+		DryRun: p.o.dryRun, AcceptTimes: p.o.acceptTimes, Mark: p.mark, WAL: p.walNeed, Ended: endedAt, Archived: walOfCommit,
+	}
+}
+
+// endedAt is when a snapshot ended, by its manifest.
+func endedAt(c repo.Commit) time.Time {
+	m, err := parseCommit(c)
+	if err != nil {
+		return time.Time{}
+	}
+	return m.Window.StopTime
 }
 
 // mark finds out what the snapshots need.
@@ -171,8 +204,12 @@ func (p *pruneRun) explain(err error) error {
 		return worded{fmt.Sprintf("prune: nothing was deleted, because nobody forgot %s, but the storage shows it no more: %s",
 			showCount(int64(len(gone)), "snapshot", "snapshots"), strings.Join(gone, ", ")), err}
 	case errors.As(err, &much):
-		return worded{fmt.Sprintf("prune: nothing was deleted: it would be %s of %s, which is %s, and --max-delete allows %.0f %%",
-			showBytes(much.Swept.Bytes), showBytes(much.Stored.Bytes), showShare(much.Swept.Bytes, much.Stored.Bytes), much.Limit*100), err}
+		wal := ""
+		if much.WAL {
+			wal = " of packs and WAL"
+		}
+		return worded{fmt.Sprintf("prune: nothing was deleted: it would be %s of %s%s, which is %s, and --max-delete allows %.0f %%",
+			showBytes(much.Swept.Bytes), showBytes(much.Stored.Bytes), wal, showShare(much.Swept.Bytes, much.Stored.Bytes), much.Limit*100), err}
 	}
 	return err
 }
@@ -210,7 +247,7 @@ func (p *pruneRun) shortcomings(r *repo.PruneReport) error {
 		}
 		err := fmt.Errorf("prune: %s damaged or missing, so no pack is deleted", showCount(int64(n), "thing is", "things are"))
 		return withHint(classified{err, repo.ErrDamaged},
-			"`pgtrove verify` says which snapshots are concerned: repair them (a new backup stores again what the cluster still has), or `pgtrove forget` them")
+			"`pgtrove verify` says which snapshots are concerned; `pgtrove verify --repair` keeps what is sound, a backup after it stores again what the cluster still has, and what is then lost `pgtrove forget` gives up")
 	}
 	if refused == "" {
 		return nil

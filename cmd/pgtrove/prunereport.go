@@ -25,7 +25,8 @@ type pruneJSON struct {
 	Condemned amountJSON    `json:"condemned"` // the next run deletes these
 	Repacked  amountJSON    `json:"repacked"`  // part of condemned: what is needed of them was copied
 	Rescued   amountJSON    `json:"rescued"`   // condemned before, and needed after all
-	Tidied    amountJSON    `json:"tidied"`    // files that killed writers left half-written; packs counts files
+	WAL       walPrunedJSON `json:"wal"`
+	Tidied    amountJSON    `json:"tidied"` // files that killed writers left half-written; packs counts files
 	Locked    []string      `json:"locked"`
 	Lock      lockJSON      `json:"object_lock"`
 	Damage    []string      `json:"damage"`       // the first of it
@@ -99,6 +100,7 @@ func pruneResult(r *repo.PruneReport, err error) pruneJSON {
 	if errors.As(err, &vanished) {
 		j.Vanished = prunedResult(vanished.Snapshots)
 	}
+	j.WAL = walPruned(r)
 	j.Locked = append(j.Locked, r.Locked...)
 	var damage []error
 	damage, j.Damages = listDamage(r.Damage, listedDamage)
@@ -181,6 +183,7 @@ func pruneText(r *repo.PruneReport, took time.Duration) string {
 		}
 		b.WriteString("\n")
 	}
+	b.WriteString(walPrunedText(r))
 	if r.Tidied.Packs > 0 {
 		fmt.Fprintf(&b, "  half-written by backups that were killed, deleted too: %s of %s\n", showCount(int64(r.Tidied.Packs), "file", "files"), showBytes(r.Tidied.Bytes))
 	}

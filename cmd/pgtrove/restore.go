@@ -135,6 +135,7 @@ func (a *app) restore(ctx context.Context, o *restoreOptions) error {
 		return err
 	}
 	defer func() { _ = view.Close() }() // only read
+	a.warnIndex(view.IndexDamage())
 	begun := time.Now()
 	report, err := a.runRestore(ctx, view, run.Options)
 	if err != nil {

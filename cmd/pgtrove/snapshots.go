@@ -38,11 +38,11 @@ func (a *app) snapshots(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pins := c.pinned()
+	pins, narrowed := c.pinned(), c.narrowed()
 	if a.settings.JSON {
 		for i, m := range c.snapshots {
 			result := snapshotResult(m, states[i])
-			result.Pinned = pins[m.ID]
+			result.Pinned, result.Narrowed = pins[m.ID], narrowed[m.ID]
 			if err := a.out.object(result); err != nil {
 				return err
 			}
@@ -62,7 +62,7 @@ func (a *app) snapshots(ctx context.Context) error {
 	t := newTable("ID", "CLUSTER", "PG", "TAKEN", ">SIZE", ">ADDED", ">FILES", "TL", "STOP LSN", "WAL", "TAGS")
 	for i, m := range c.snapshots {
 		t.add(m.ID, m.Cluster, m.Server.VersionString(), showTime(m.Window.StopTime), showBytes(m.Totals.Size), showBytes(m.Totals.Added),
-			fmt.Sprint(m.Totals.Files), fmt.Sprint(uint32(m.Window.StopTimeline)), m.Window.StopLSN.String(), walText(m, states[i]), tagText(m.Tags, pins[m.ID]))
+			fmt.Sprint(m.Totals.Files), fmt.Sprint(uint32(m.Window.StopTimeline)), m.Window.StopLSN.String(), walText(m, states[i]), tagText(m.Tags, pins[m.ID], narrowed[m.ID]))
 	}
 	if err := a.out.print("%s", t); err != nil {
 		return err
@@ -115,13 +115,16 @@ func walText(m *snapshot.Manifest, s snapshot.WALState) string {
 	return string(s)
 }
 
-// tagText shows that a snapshot is pinned as a tag: a person's have an equals sign.
-func tagText(tags map[string]string, pinned bool) string {
+// tagText shows as tags that a snapshot is pinned, and that it was narrowed: a person's have an equals sign.
+func tagText(tags map[string]string, pinned, narrowed bool) string {
 	var all []string
 	for k, v := range tags {
 		all = append(all, k+"="+v)
 	}
 	slices.Sort(all)
+	if narrowed {
+		all = append([]string{"narrowed"}, all...)
+	}
 	if pinned {
 		all = append([]string{"pinned"}, all...)
 	}
@@ -154,6 +157,7 @@ type snapshotJSON struct {
 	Files        int64             `json:"files"`
 	Tags         map[string]string `json:"tags"`
 	Pinned       bool              `json:"pinned"`
+	Narrowed     bool              `json:"narrowed"` // of the WAL it keeps only what leads to its own moment
 	WAL          snapshot.WALState `json:"wal"`
 	Checksums    bool              `json:"checksums"`
 	Damaged      []damagedJSON     `json:"damaged,omitempty"`

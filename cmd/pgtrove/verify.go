@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/restore"
 	"github.com/pgtrove/pgtrove/snapshot"
@@ -18,32 +20,60 @@ import (
 	"github.com/pgtrove/pgtrove/walarchive"
 )
 
+// verifyOptions are the flags of verify.
+type verifyOptions struct {
+	share  readShare
+	repair bool
+}
+
 func newVerifyCommand(a *app) *cobra.Command {
-	readData := false
+	o := verifyOptions{}
+	readData := ""
 	c := &cobra.Command{
 		Use:   "verify [SNAPSHOT...]",
 		Short: "Check that snapshots can be restored",
 		Long: `Check the snapshots, all of them unless some are named: everything that they refer to is there, in packs of the right
-size. With --read-data every byte of their packs and of the archived WAL is read, opened and compared with its name.
+size. With --read-data every byte of their packs and of the archived WAL is read, opened and compared with its name, once
+however many snapshots share it. With --read-data=5% it is one of twenty slices, in each run the one that was read longest
+ago, so that twenty runs read everything; what was read when is remembered in the cache.
 
-Damage is reported with the snapshots and files that it concerns, and the exit code is 9.`,
+Damage is reported with the snapshots and files that it concerns, and the exit code is 9. With --repair what is sound
+in damaged packs is copied out of them, and they are given up: the next backup stores again what they held, if the
+cluster still has it. What is lost is listed, and nothing is deleted: prune removes a damaged pack once nothing in it is
+needed any more. It takes the owner's identity.`,
 		Args: func(*cobra.Command, []string) error { return nil },
 	}
-	c.Flags().BoolVar(&readData, "read-data", false, "read every byte")
-	c.RunE = a.run(func(ctx context.Context, args []string) error { return a.verify(ctx, args, readData) })
+	c.Flags().StringVar(&readData, "read-data", "", "read every byte, or only a `share` of all, which is another one in each run")
+	c.Flags().Lookup("read-data").NoOptDefVal = wholeShare
+	c.Flags().BoolVar(&o.repair, "repair", false, "keep what is sound of damaged packs, and let the next backup heal the rest; reads every byte unless --read-data gives a share")
+	c.RunE = a.run(func(ctx context.Context, args []string) error {
+		if o.repair && !c.Flags().Changed("read-data") {
+			readData = wholeShare
+		}
+		if readData != "" || c.Flags().Changed("read-data") {
+			var err error
+			if o.share, err = parseReadShare(readData); err != nil {
+				return usageError{err: fmt.Errorf("--read-data %w", err), command: "pgtrove verify"}
+			}
+		}
+		return a.verify(ctx, args, o)
+	})
 	return c
 }
 
-func (a *app) verify(ctx context.Context, names []string, readData bool) error {
+func (a *app) verify(ctx context.Context, names []string, o verifyOptions) error {
 	r, err := a.openRepository(ctx)
 	if err != nil {
 		return err
+	}
+	if o.repair && r.Role() != keys.Owner {
+		return fmt.Errorf("verify --repair: %w: only an owner's key tells what is sound", keys.ErrRole)
 	}
 	catalog, err := loadCatalog(ctx, r, a.settings.Cluster)
 	if err != nil {
 		return err
 	}
-	v := &verifyRun{app: a, repo: r, readData: readData, begun: time.Now()}
+	v := &verifyRun{app: a, repo: r, o: o, begun: time.Now()}
 	v.snapshots, err = pick(catalog, names)
 	if err != nil {
 		return err
@@ -53,11 +83,17 @@ func (a *app) verify(ctx context.Context, names []string, readData bool) error {
 			v.damage = append(v.damage, damageJSON{Type: "damage", Object: "snapshot", Error: err.Error()})
 		}
 	}
-	if err := v.chunks(ctx); err != nil {
+	v.chooseSlice(names)
+	if v.view, err = r.OpenView(ctx, a.cacheDir(), a.settings.Cluster); err != nil {
 		return err
 	}
-	if err := v.wal(ctx, len(names) > 0); err != nil {
-		return err
+	defer func() { _ = v.view.Close() }() // only read
+	for _, step := range []func(context.Context) error{
+		v.index, v.chunks, func(ctx context.Context) error { return v.wal(ctx, len(names) > 0) }, v.mend,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
 	}
 	return v.show()
 }
@@ -84,46 +120,85 @@ func pick(c *catalog, names []string) ([]*snapshot.Manifest, error) {
 type verifyRun struct {
 	*app
 	repo      *repo.Repo
+	o         verifyOptions
 	snapshots []*snapshot.Manifest
-	readData  bool
 	begun     time.Time
+	view      *repo.View
+
+	log   readLog
+	seen  coverage // what was read when, by former runs
+	k     uint64   // the slice that this run reads
+	slice stretch
 
 	report   *restore.VerifyReport
 	walFiles int64
 	walBytes int64
+	repaired *repo.RepairReport // nil: nothing was repaired
+	lost     []damageJSON       // what is damaged after that
 
 	mu     sync.Mutex
 	damage []damageJSON
 }
 
-type damageJSON struct {
-	Type      string   `json:"type"`
-	Object    string   `json:"object"`
-	Error     string   `json:"error"`
-	Snapshots []string `json:"snapshots"`
-	Files     []string `json:"files"`
-	MoreFiles int64    `json:"more_files,omitempty"`
+// chooseSlice finds out what this run reads.
+func (v *verifyRun) chooseSlice(names []string) {
+	if !v.reads() {
+		return
+	}
+	var named []*snapshot.Manifest
+	if len(names) > 0 {
+		named = v.snapshots
+	}
+	v.log = newReadLog(v.cacheDir(), v.repo.Config().ID, v.settings.Cluster, named)
+	v.seen = v.log.load()
+	v.k = v.seen.next(v.o.share.slices)
+	v.slice = slice(v.k, v.o.share.slices)
+	v.slice.Read = v.begun.UTC()
+}
+
+func (v *verifyRun) reads() bool { return v.o.share.slices > 0 }
+
+// chosen says whether this run reads an object.
+func (v *verifyRun) chosen(key string) bool { return v.slice.has(position(key)) }
+
+// index makes sure that the index can be read: what the view needed of it and, where data is read, what stands in the storage.
+func (v *verifyRun) index(ctx context.Context) error {
+	found := []error{v.view.IndexDamage()}
+	if v.reads() {
+		v.out.detail("reading the index")
+		found = append(found, v.repo.CheckIndex(ctx, v.chosen))
+	}
+	told := map[string]bool{}
+	for _, err := range found {
+		var broken *repo.IndexError
+		if err != nil && !errors.As(err, &broken) {
+			return err
+		}
+		if err == nil {
+			continue
+		}
+		for _, b := range broken.Objects {
+			if !told[b.Key] {
+				told[b.Key] = true
+				v.damage = append(v.damage, damageJSON{Type: "damage", Object: b.Key, Error: b.Err.Error(), index: true})
+			}
+		}
+	}
+	return nil
 }
 
 // chunks verifies the snapshots' files.
-func (v *verifyRun) chunks(ctx context.Context) error {
-	view, err := v.repo.OpenView(ctx, v.cacheDir(), v.settings.Cluster)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = view.Close() }() // only read
+func (v *verifyRun) chunks(ctx context.Context) (err error) {
 	p := v.out.startProgress("verify", 0, nil)
 	defer p.close()
-	v.report, err = restore.Verify(ctx, view, v.repo, restore.VerifyOptions{
-		Snapshots: v.snapshots, ReadData: v.readData, Jobs: v.jobs(allJobs()), IsDamage: isDamage,
-		Counts: func(ctx context.Context, id string) (bool, error) { return stillCounts(ctx, v.repo, id) },
-		Events: restore.VerifyEvents{
-			Snapshot: func(id string) { v.out.detail("reading what snapshot %s consists of", id) },
-			Packs:    func(_ int, bytes int64) { p.total.Store(bytes) },
-			Read:     p.add,
-		},
-	})
-	if err != nil {
+	o := v.options()
+	o.ReadData, o.Chosen = v.reads(), v.chosen
+	o.Events = restore.VerifyEvents{
+		Snapshot: func(id string) { v.out.detail("reading what snapshot %s consists of", id) },
+		Packs:    func(_ int, bytes int64) { p.total.Store(bytes) },
+		Read:     p.add,
+	}
+	if v.report, err = restore.Verify(ctx, v.view, v.repo, o); err != nil {
 		return err
 	}
 	for _, id := range v.report.Removed {
@@ -131,10 +206,16 @@ func (v *verifyRun) chunks(ctx context.Context) error {
 		v.snapshots = slices.DeleteFunc(v.snapshots, func(m *snapshot.Manifest) bool { return m.ID == id })
 	}
 	for i := range v.report.Damage {
-		d := &v.report.Damage[i]
-		v.damage = append(v.damage, damageJSON{"damage", d.Object, d.Err.Error(), d.Snapshots, d.Files, d.MoreFiles})
+		v.damage = append(v.damage, damageOf("damage", &v.report.Damage[i]))
 	}
 	return nil
+}
+
+func (v *verifyRun) options() restore.VerifyOptions {
+	return restore.VerifyOptions{
+		Snapshots: v.snapshots, Jobs: v.jobs(allJobs()), IsDamage: isDamage,
+		Counts: func(ctx context.Context, id string) (bool, error) { return stillCounts(ctx, v.repo, id) },
+	}
 }
 
 // isDamage tells errors that say something of what is stored from those, such as an outage, that do not.
@@ -145,7 +226,7 @@ func isDamage(err error) bool {
 	return classify(err).code == codeDamaged || errors.Is(err, storage.ErrNotExist)
 }
 
-// wal verifies the archive: which WAL the snapshots lack, and with readData every byte. Where snapshots were named it is
+// wal verifies the archive: which WAL the snapshots lack, and what of it this run reads. Where snapshots were named it is
 // their WAL only.
 func (v *verifyRun) wal(ctx context.Context, named bool) error {
 	archives, err := findArchives(ctx, v.repo, v.settings.Cluster, v.snapshots)
@@ -163,13 +244,13 @@ func (v *verifyRun) wal(ctx context.Context, named bool) error {
 			}
 		}
 	}
-	if !v.readData {
+	if !v.reads() {
 		return nil
 	}
 	p := v.out.startProgress("verify WAL", 0, nil)
 	defer p.close()
 	for _, c := range archives {
-		p.total.Add(c.Bytes)
+		p.total.Add(c.Bytes / int64(v.o.share.slices))
 	}
 	for _, c := range archives {
 		if named {
@@ -185,15 +266,20 @@ func (v *verifyRun) wal(ctx context.Context, named bool) error {
 }
 
 func (v *verifyRun) walOfArchive(ctx context.Context, c *walarchive.Coverage, p *progress) error {
-	v.walFiles += int64(c.Files)
-	v.walBytes += c.Bytes
 	// A segment takes its plain size several times over in memory: large ones are read one at a time.
 	jobs := v.jobs(allJobs())
 	if c.SegmentSize > 64<<20 {
 		jobs = 1
 	}
+	read := func(stored int64) {
+		p.add(stored)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.walFiles++
+		v.walBytes += stored
+	}
 	return archiveKey{c.Cluster, c.System}.in(v.repo).Verify(ctx, walarchive.Check{
-		Jobs: jobs, Progress: p.add,
+		Jobs: jobs, Chosen: v.chosen, Progress: read,
 		Damaged: func(key string, err error) { v.damagedWAL(c, key, err) },
 	})
 }
@@ -201,14 +287,23 @@ func (v *verifyRun) walOfArchive(ctx context.Context, c *walarchive.Coverage, p 
 // walOfSnapshots reads the segments that the named snapshots need to become consistent.
 func (v *verifyRun) walOfSnapshots(ctx context.Context, c *walarchive.Coverage) error {
 	archive := archiveKey{c.Cluster, c.System}.in(v.repo)
+	read := map[string]bool{}
 	for _, m := range ofArchive(v.snapshots, archiveKey{c.Cluster, c.System}) {
 		for _, s := range c.PathTo(m.Window.StopTimeline).Segments(m.Window.StartLSN, m.Window.StopLSN) {
-			name := s.Name(c.SegmentSize)
-			_, _, err := archive.Fetch(ctx, name)
+			name, err := walarchive.ParseName(s.Name(c.SegmentSize))
+			if err != nil {
+				return err
+			}
+			key := archive.Key(name)
+			if read[key] || !v.chosen(key) {
+				continue
+			}
+			read[key] = true
+			_, _, err = archive.Fetch(ctx, name.File)
 			switch {
 			case errors.Is(err, walarchive.ErrNotExist): // warned of before
 			case err != nil && isDamage(err):
-				v.damagedWAL(c, name, err)
+				v.damagedWAL(c, key, err)
 			case err != nil:
 				return err
 			default:
@@ -219,8 +314,8 @@ func (v *verifyRun) walOfSnapshots(ctx context.Context, c *walarchive.Coverage) 
 	return nil
 }
 
-// damagedWAL is called from several goroutines. It names the snapshots that need the segment to become consistent;
-// recovery beyond it ends there for all earlier ones.
+// damagedWAL is called from several goroutines. It names the snapshots that need the segment to become consistent, and what of the
+// archive cannot be passed any more.
 func (v *verifyRun) damagedWAL(c *walarchive.Coverage, key string, err error) {
 	d := damageJSON{Type: "damage", Object: key, Error: err.Error()}
 	file := key[strings.LastIndexByte(key, '/')+1:]
@@ -231,88 +326,10 @@ func (v *verifyRun) damagedWAL(c *walarchive.Coverage, key string, err error) {
 			}
 		}
 	}
+	if s, err := pg.ParseSegment(file, c.SegmentSize); err == nil {
+		d.Breaks = &brokenJSON{uint32(s.Timeline), s.Start(c.SegmentSize), s.End(c.SegmentSize)}
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.damage = append(v.damage, d)
-}
-
-type verifyJSON struct {
-	Type      string `json:"type"`
-	Snapshots int    `json:"snapshots"`
-	Files     int64  `json:"files"`
-	Chunks    int64  `json:"chunks"`
-	Packs     int    `json:"packs"`
-	PackBytes int64  `json:"pack_bytes"`
-	WALFiles  int64  `json:"wal_files"`
-	WALBytes  int64  `json:"wal_bytes,omitempty"` // as stored; not counted where snapshots were named
-	ReadData  bool   `json:"read_data"`
-	Damaged   int    `json:"damaged"`
-}
-
-func (v *verifyRun) show() error {
-	for _, d := range v.damage {
-		if d.Snapshots == nil {
-			d.Snapshots = []string{}
-		}
-		if d.Files == nil {
-			d.Files = []string{}
-		}
-		if v.settings.JSON {
-			if err := v.out.object(d); err != nil {
-				return err
-			}
-		}
-		v.out.line("", "damaged: %s", damageText(&d))
-	}
-	s := verifyJSON{"verify", v.report.Snapshots, v.report.Files, v.report.Chunks, v.report.Packs, v.report.Bytes, v.walFiles, v.walBytes, v.readData, len(v.damage)}
-	if v.settings.JSON {
-		if err := v.out.object(s); err != nil {
-			return err
-		}
-	}
-	if len(v.damage) > 0 {
-		return v.failure()
-	}
-	switch {
-	case v.settings.JSON:
-		return nil
-	case s.Snapshots == 0 && s.WALFiles == 0:
-		v.out.info("nothing to verify: no snapshots yet%s", ofCluster(v.settings.Cluster))
-		return nil
-	}
-	text := fmt.Sprintf("%s with %s: all of %s in %s ", showCount(int64(s.Snapshots), "snapshot", "snapshots"),
-		showCount(s.Files, "file", "files"), showCount(s.Chunks, "chunk", "chunks"), showCount(int64(s.Packs), "pack", "packs"))
-	if v.readData {
-		text += fmt.Sprintf("(%s) and %s of WAL are intact, every byte was read", showBytes(s.PackBytes), showCount(s.WALFiles, "file", "files"))
-	} else {
-		text += fmt.Sprintf("(%s) are there; --read-data reads them", showBytes(s.PackBytes))
-	}
-	return v.out.print("%s, in %s\n", text, showDuration(time.Since(v.begun)))
-}
-
-func damageText(d *damageJSON) string {
-	text := d.Object + ": " + d.Error
-	if len(d.Snapshots) > 0 {
-		text += "; needed by " + strings.Join(d.Snapshots, ", ")
-	}
-	if len(d.Files) > 0 {
-		text += "; for " + strings.Join(d.Files, ", ")
-	}
-	if d.MoreFiles > 0 {
-		text += fmt.Sprintf(" and %d more", d.MoreFiles)
-	}
-	return text
-}
-
-// failure sums the damage up: which snapshots are concerned, and which are not.
-func (v *verifyRun) failure() error {
-	concerned := map[string]bool{}
-	for _, d := range v.damage {
-		for _, id := range d.Snapshots {
-			concerned[id] = true
-		}
-	}
-	err := fmt.Errorf("verify: %s damaged, %d of %s concerned", showCount(int64(len(v.damage)), "object is", "objects are"),
-		len(concerned), showCount(int64(len(v.snapshots)), "snapshot", "snapshots"))
-	return withHint(classified{err, repo.ErrDamaged}, "keep the snapshots that are not concerned, and take a new backup: it stores what is damaged afresh if it still is in the cluster")
 }

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -89,64 +87,30 @@ func (a *app) walList(ctx context.Context) error {
 	return a.out.print("%s", text)
 }
 
-// findArchives scans the WAL of one cluster, or of all where cluster is "", of every system in it. Systems that have
+// findArchives scans the WAL of one cluster, or of all where cluster is "", of every system in it, in one listing. Systems that have
 // snapshots and no WAL are part of it. The order is that of cluster and system.
 func findArchives(ctx context.Context, r *repo.Repo, cluster string, snapshots []*snapshot.Manifest) ([]*walarchive.Coverage, error) {
-	sizes, err := segmentSizes(ctx, r, cluster, snapshots)
+	survey := newSurvey(r, snapshots)
+	err := r.List(ctx, walClusterPrefix(cluster), func(key string, size int64) error { return survey.Add(ctx, key, size) })
 	if err != nil {
 		return nil, err
 	}
-	var all []*walarchive.Coverage
-	for k, size := range sizes {
-		c, err := k.in(r).Scan(ctx, size)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, c)
-	}
-	slices.SortFunc(all, func(a, b *walarchive.Coverage) int {
-		return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.System, b.System))
-	})
-	return all, nil
+	return survey.Coverages(ctx)
 }
 
-// segmentSizes says which clusters have WAL or snapshots, and how long their segments are.
-func segmentSizes(ctx context.Context, r *repo.Repo, cluster string, snapshots []*snapshot.Manifest) (map[archiveKey]pg.SegmentSize, error) {
-	sizes := map[archiveKey]pg.SegmentSize{}
+// newSurvey is a survey of archives that knows how long segments are where there are snapshots.
+func newSurvey(r *repo.Repo, snapshots []*snapshot.Manifest) *walarchive.Survey {
+	survey := walarchive.NewSurvey(walObjects{r})
 	for _, m := range snapshots {
-		sizes[archiveOf(m)] = m.Server.WALSegmentSize
+		survey.Expect(archiveOf(m).in(r), m.Server.WALSegmentSize)
 	}
-	prefix := walarchive.Prefix
-	if cluster != "" {
-		prefix += cluster + "/"
+	return survey
+}
+
+// walClusterPrefix is what the keys of a cluster's WAL begin with; those of all clusters where cluster is "".
+func walClusterPrefix(cluster string) string {
+	if cluster == "" {
+		return walarchive.Prefix
 	}
-	unknown := map[archiveKey][]string{} // files whose header may tell
-	err := r.List(ctx, prefix, func(key string, _ int64) error {
-		cluster, system, n, err := walarchive.ParseKey(key)
-		if err != nil {
-			return nil // no WAL file: verify reports it
-		}
-		k := archiveKey{cluster, system}
-		if sizes[k] == 0 && n.Kind != walarchive.History && len(unknown[k]) < 8 {
-			unknown[k] = append(unknown[k], n.File)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	for k, files := range unknown {
-		sizes[k] = pg.DefaultSegmentSize // where only history files are left it means nothing
-		for _, f := range files {
-			h, err := k.in(r).Header(ctx, f)
-			if err != nil {
-				return nil, err
-			}
-			if h.SegmentSize.Valid() {
-				sizes[k] = h.SegmentSize
-				break
-			}
-		}
-	}
-	return sizes, nil
+	return walPrefix(cluster, "")
 }

@@ -50,6 +50,7 @@ func sections() []section {
 		{"metadata", "metadata of a row of snapshots", measureMetadata},
 		{"scale", "a simulated cluster of 1 TB", measureScale},
 		{"prune", "prune of 200 snapshots of a simulated cluster of 1 TB", measurePrune},
+		{"retention", "what forgetting frees", measureRetention},
 		{"profile", "where the processor's time goes", measureProfile},
 	}
 }

@@ -76,7 +76,7 @@ type operation struct {
 func TestACrashAnywhereLosesNothing(t *testing.T) {
 	onTmpfs(t)
 	base, forgotten, kept := history(t)
-	for _, op := range []operation{backing(base), pushing(), forgetting(kept), pinning(forgotten), pruning()} {
+	for _, op := range []operation{backing(base), pushing(), forgetting(kept), narrowing(forgotten), pinning(forgotten), pruning(), rebuilding()} {
 		t.Run(op.name, func(t *testing.T) {
 			want := base.clone(t)
 			n := want.count(t, op)
@@ -113,12 +113,14 @@ func onTmpfs(t *testing.T) {
 }
 
 // history is a repository in which a prune has everything to do that a prune does: condemned packs to sweep, snapshots expired and forgotten,
-// backups that were killed, packs that are mostly dead. kept is the newest snapshot, and the one before it is forgotten.
+// backups that were killed, packs that are mostly dead, a request to narrow, WAL of several snapshots and of two timelines. kept is the newest snapshot, and the one before it is forgotten.
 func history(t *testing.T) (w *world, forgotten, kept string) {
 	t.Helper()
 	control, err := os.ReadFile("../../internal/pg/testdata/control-15.bin")
 	must(t, err)
 	w = newWorld(t)
+	w.archives(t, 1, 1, 2)
+	w.forks(t, 2, 2)
 	f := files{"data/global/pg_control": control, "data/PG_VERSION": []byte("15\n")}
 	f = f.with(dataFile, 1, run(0, 24)...).with("data/base/5/16385", 2, run(0, 12)...)
 	first := w.take(t, f.with(small(0), 1, 0))
@@ -138,10 +140,12 @@ func history(t *testing.T) (w *world, forgotten, kept string) {
 	kept = w.take(t, f)
 	w.kill(t, f.with(dataFile, 7, run(0, 12)...))
 	must(t, w.open(t, w.store).Forget(t.Context(), second))
+	w.narrow[kept] = true
+	must(t, w.open(t, w.store).Narrow(t.Context(), kept))
 	w.now.advance(25 * time.Hour)
-	if r := w.clone(t).prune(t); len(r.Fenced)*len(r.Expired)*r.Swept.Packs*r.Condemned.Packs*r.Repacked.Packs*r.Valid == 0 {
-		t.Fatalf("a prune does not have everything to do: %d sessions fenced, %d snapshots expired, %d stay; swept %v, condemned %v, repacked %v",
-			len(r.Fenced), len(r.Expired), r.Valid, r.Swept, r.Condemned, r.Repacked)
+	if r := w.clone(t).prune(t); len(r.Fenced)*len(r.Expired)*r.Swept.Packs*r.Condemned.Packs*r.Repacked.Packs*r.Valid*len(r.WALSwept)*len(r.WALCondemned) == 0 {
+		t.Fatalf("a prune does not have everything to do: %d sessions fenced, %d snapshots expired, %d stay; swept %v, condemned %v, repacked %v; of WAL swept %v, condemned %v",
+			len(r.Fenced), len(r.Expired), r.Valid, r.Swept, r.Condemned, r.Repacked, r.WALSwept, r.WALCondemned)
 	}
 	return w, second, kept
 }
@@ -205,7 +209,8 @@ func (w *world) settle(t *testing.T, op operation, what string) map[string][]str
 	for n := 0; ; n++ {
 		w.now.advance(25 * time.Hour) // whoever was killed is silent for long
 		report := w.prune(t)
-		if n >= 2 && report.Swept.Packs+report.Condemned.Packs+len(report.Expired) == 0 {
+		wal := len(report.WALSwept) + len(report.WALCondemned)
+		if n >= 2 && report.Swept.Packs+report.Condemned.Packs+len(report.Expired)+wal == 0 {
 			break
 		}
 		if n == 8 {
@@ -341,7 +346,7 @@ func pruning() operation {
 	return operation{
 		name: "prune",
 		do: func(ctx context.Context, w *world, r *repo.Repo) error {
-			_, err := r.Prune(ctx, w.pruning())
+			_, err := r.Prune(ctx, w.pruning(r))
 			return err
 		},
 		told: func(t *testing.T, w *world, what string, err error) {},

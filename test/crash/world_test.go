@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -68,6 +69,9 @@ type world struct {
 	key   age.Identity
 	now   *clock
 	taken map[string]files // by the ID of the snapshot
+
+	archived uint64          // the last segment of timeline 1 that is in the archive
+	narrow   map[string]bool // snapshots that somebody asked to narrow, by ID
 }
 
 // clock is the time of all hosts and of the storage.
@@ -101,7 +105,7 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
-	w := &world{key: id, now: &clock{at: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)}, taken: map[string]files{}}
+	w := &world{key: id, now: &clock{at: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)}, taken: map[string]files{}, narrow: map[string]bool{}}
 	w.store = mem.New(w.now.Now)
 	r, err := repo.Init(t.Context(), w.store, id.Recipient(), w.now.Now())
 	must(t, err)
@@ -117,7 +121,7 @@ func newWorld(t testing.TB) *world {
 // clone is a copy of the world that goes its own way.
 func (w *world) clone(t testing.TB) *world {
 	t.Helper()
-	c := &world{key: w.key, now: &clock{}, taken: map[string]files{}}
+	c := &world{key: w.key, now: &clock{}, taken: map[string]files{}, archived: w.archived, narrow: maps.Clone(w.narrow)}
 	c.store = mem.New(c.now.Now)
 	must(t, w.store.List(t.Context(), "", func(i storage.Info) error {
 		b, err := w.store.Get(t.Context(), i.Key, storage.Range{}, nil)
@@ -201,8 +205,8 @@ func (w *world) backup(ctx context.Context, r *repo.Repo, f files) (sid string, 
 		}
 		m := &snapshot.Manifest{
 			Version: snapshot.Version, ID: sid, Cluster: cluster,
-			Server: snapshot.Server{SystemID: control.SystemID, Version: 150018, BlockSize: pageSize, WALSegmentSize: pg.MinSegmentSize, DataDirectory: "/was/here"},
-			Window: snapshot.Window{StartTime: w.now.Now(), StopTime: w.now.Now()},
+			Server: snapshot.Server{SystemID: control.SystemID, Version: 150018, BlockSize: pageSize, WALSegmentSize: segmentSize, DataDirectory: "/was/here"},
+			Window: w.window(),
 			Totals: snapshot.Totals{Size: res.Size, Files: res.Files}, BackupLabel: []byte("START WAL LOCATION: 0/2000028\n"), Root: res.Root,
 		}
 		text, err := m.Marshal()
@@ -231,6 +235,7 @@ func (w *world) take(t testing.TB, f files) string {
 	sid, err := w.backup(t.Context(), w.open(t, w.store), f)
 	must(t, err)
 	w.taken[sid] = f
+	w.archives(t, 1, w.archived+1, w.archived+2)
 	w.now.advance(time.Hour)
 	return sid
 }
@@ -245,8 +250,8 @@ func (w *world) any(t *testing.T, is func(repo.Commit) bool) (found bool) {
 	return found
 }
 
-func (w *world) pruning() repo.PruneOptions {
-	return repo.PruneOptions{Host: "backup1", Now: w.now.Now, MaxRepack: 1 << 30, MaxDelete: 1, Mark: mark}
+func (w *world) pruning(r *repo.Repo) repo.PruneOptions {
+	return repo.PruneOptions{Host: "backup1", Now: w.now.Now, MaxRepack: 1 << 30, MaxDelete: 1, Mark: mark, WAL: walNeed(r)}
 }
 
 type judge struct{ *repo.View }
@@ -268,7 +273,8 @@ func mark(ctx context.Context, v *repo.View, commits []repo.Commit, live func(ch
 
 func (w *world) prune(t testing.TB) *repo.PruneReport {
 	t.Helper()
-	report, err := w.open(t, w.store).Prune(t.Context(), w.pruning())
+	r := w.open(t, w.store)
+	report, err := r.Prune(t.Context(), w.pruning(r))
 	must(t, err)
 	if len(report.Damage) > 0 {
 		t.Fatalf("prune run %d: %v", report.Run, errors.Join(report.Damage...))
@@ -324,6 +330,7 @@ func (w *world) sound(t *testing.T, what string, want ...string) {
 	for _, m := range all {
 		w.restores(t, what, v, m)
 	}
+	w.hasWAL(t, what, all)
 	report, err := restore.Verify(t.Context(), v, r, restore.VerifyOptions{Snapshots: all, ReadData: true, Jobs: 1, IsDamage: isLoss})
 	if err != nil || len(report.Damage) > 0 {
 		t.Errorf("%s: verify: %v %v", what, err, report)

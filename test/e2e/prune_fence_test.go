@@ -216,7 +216,7 @@ func TestABackupThatWasFencedGoesOnWithoutReadingEverythingAgain(t *testing.T) {
 	w.fill("last", 5)
 	last, _ := fencedBackup(t, w, gate, func(sid string) {
 		for _, id := range w.ids() {
-			w.ok("forget", id)
+			w.ok("forget", id, "--allow-last")
 		}
 		w.prune("--fence-after", "1ms")
 		for range 2 {

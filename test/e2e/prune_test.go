@@ -268,7 +268,10 @@ func TestForgetAndPinDoWhatTheySayAndNothingIfTheyCannot(t *testing.T) {
 	for line := range strings.Lines(w.ok("inspect", "base/")) {
 		w.tells([]string{"inspect", strings.Fields(line)[1]}, "packs/"+c.ID)
 	}
-	w.tells([]string{"forget", c.ID}, "no snapshot of cluster main")
+	w.unchanged("forgetting the last one", func() {
+		w.fails(5, []string{"no snapshot of cluster main", "hint: take a new one first", "--allow-last"}, "forget", c.ID)
+	})
+	w.tells([]string{"forget", c.ID, "--allow-last"}, "no snapshot of cluster main")
 	w.tells([]string{"snapshots"}, "no snapshots of cluster main yet")
 	w.prune("--max-delete", "100%")
 	w.prune("--max-delete", "100%")

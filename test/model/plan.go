@@ -23,6 +23,8 @@ type plan struct {
 	jump      int     // time goes by
 	skew      int     // an actor's clock is wrong
 	dry       int     // a prune is a dry run
+	rebuild   int     // instead of a prune the index is made anew
+	repair    int     // instead of a prune a pack is called damaged
 	locked    int     // an object may not be deleted until everybody has gone
 	favourite []point // what is held up half the time
 }
@@ -81,6 +83,8 @@ func newPlan(t *tape, around []point) plan {
 	p.skew = oneOf(t, 0, 300)
 	p.dry = oneOf(t, 0, 100)
 	p.locked = oneOf(t, 0, 0, 0, 100)
+	p.rebuild = oneOf(t, 0, 0, 200)
+	p.repair = oneOf(t, 0, 0, 200)
 	p.favourite = oneOf(t, favourites()...)
 	if around != nil {
 		p.favourite = around

@@ -15,8 +15,14 @@ func pruneOptions(host string, now func() time.Time) repo.PruneOptions {
 
 // prune is a job: a run, and where it is blocked, another.
 func (w *world) prune(ctx context.Context, p *process) error {
+	switch {
+	case p.chance(w.rebuild):
+		return w.remake(ctx, p)
+	case p.chance(w.repair):
+		return w.giveUp(ctx, p)
+	}
 	o := pruneOptions(p.actor.name, p.now)
-	o.MaxRepack = []int64{o.MaxRepack, 0}[p.pick(2)]
+	o.MaxRepack = []int64{o.MaxRepack, 0, repo.NoLimit}[p.pick(3)]
 	o.DryRun = p.chance(w.dry)
 	p.dry = o.DryRun
 	var err error

@@ -12,6 +12,7 @@ type tally struct {
 	Committed, Fenced, Restored, Forgotten, Pinned int
 	Pruned, Blocked, Overtaken, Crashes, Outages   int
 	Expired, Returned, FencedBy                    int
+	Rebuilt, Repaired                              int
 	Swept, Condemned, Repacked, Rescued            int // packs
 }
 
@@ -31,6 +32,8 @@ func (t *tally) add(u tally) {
 	t.Expired += u.Expired
 	t.Returned += u.Returned
 	t.FencedBy += u.FencedBy
+	t.Rebuilt += u.Rebuilt
+	t.Repaired += u.Repaired
 	t.Swept += u.Swept
 	t.Condemned += u.Condemned
 	t.Repacked += u.Repacked

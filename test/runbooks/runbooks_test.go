@@ -75,7 +75,7 @@ func TestEveryPageIsExecuted(t *testing.T) {
 	for _, p := range pages {
 		names = append(names, filepath.Base(p))
 	}
-	want := []string{"README.md", "archiving-fails.md", "damaged-repository.md", "dropped-table.md", "free-space.md", "lost-server.md"}
+	want := []string{"README.md", "archiving-fails.md", "damage.md", "damaged-repository.md", "dropped-table.md", "free-space.md", "lost-server.md"}
 	if !slices.Equal(names, want) {
 		t.Errorf("pages %v, tests for %v", names, want)
 	}
@@ -127,6 +127,86 @@ func TestAnArchiverThatFailedCatchesUp(t *testing.T) {
 	follow(t, s, "archiving-fails.md", "DATA="+s.Dir)
 	same(t, s, "SELECT last_archived_wal >= last_failed_wal FROM pg_stat_archiver", "t")
 	pgtest.MustRun(t, s.Command("pgtrove", "verify", "--read-data"))
+}
+
+// TestDamageIsRepaired: of a chunk that the cluster still has, and of the index; then of a whole pack, with what the first snapshot alone had.
+func TestDamageIsRepaired(t *testing.T) {
+	s, dir := protected(t)
+	s.Exec(t, "CREATE TABLE filler AS SELECT n, md5(n::text) || md5((-n)::text) AS x FROM generate_series(1, 200000) n")
+	pgtest.MustRun(t, s.Command("pgtrove", "backup", "--checkpoint", "fast"))
+	repository := filepath.Join(dir, "repo")
+	packs := func() (largest string) {
+		all, err := filepath.Glob(filepath.Join(repository, "packs", "*", "*"))
+		if err != nil || len(all) == 0 {
+			t.Fatalf("no packs: %v", err)
+		}
+		return slices.MaxFunc(all, func(a, b string) int { return int(size(t, a) - size(t, b)) })
+	}
+	flip(t, packs(), size(t, packs())/2)
+	segments, err := filepath.Glob(filepath.Join(repository, "index", "*", "*"))
+	if err != nil || len(segments) == 0 {
+		t.Fatalf("no index: %v", err)
+	}
+	flip(t, segments[0], 100)
+	said := follow(t, s, "damage.md", "LOST=", "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
+	for _, part := range []string{"damaged: index/", "the index is new", "damaged: packs/", "repaired: 1 damaged pack is given up"} {
+		if !strings.Contains(said, part) {
+			t.Errorf("it does not say %q:\n%s", part, said)
+		}
+	}
+	old := strings.Fields(strings.Split(pgtest.MustRun(t, s.Command("pgtrove", "snapshots")), "\n")[1])[0]
+	lost, err := filepath.Glob(filepath.Join(repository, "packs", old, "*"))
+	if err != nil || len(lost) == 0 {
+		t.Fatalf("no packs of %s: %v", old, err)
+	}
+	if err := os.Remove(lost[0]); err != nil {
+		t.Fatal(err)
+	}
+	said = follow(t, s, "damage.md", "LOST="+strings.Join(snapshots(t, s), " "))
+	if !strings.Contains(said, "lost: ") {
+		t.Errorf("nothing is lost:\n%s", said)
+	}
+	to := filepath.Join(dir, "restored")
+	pgtest.MustRun(t, s.Command("pgtrove", "restore", "--to", to))
+	restored := pgtest.Adopt(t, "15", to)
+	restored.Args = append(restored.Args, "-c", "archive_mode=off")
+	restored.Start(t)
+	restored.WaitPromoted(t)
+	same(t, restored, "SELECT count(*) FROM filler", "200000")
+	pgtest.MustRun(t, s.Command("pgtrove", "verify", "--read-data"))
+}
+
+// snapshots gives the IDs of those that there are now.
+func snapshots(t *testing.T, s *pgtest.Server) (ids []string) {
+	t.Helper()
+	for line := range strings.Lines(pgtest.MustRun(t, s.Command("pgtrove", "snapshots", "--json"))) {
+		_, rest, _ := strings.Cut(line, `"id":"`)
+		id, _, _ := strings.Cut(rest, `"`)
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func size(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// flip changes a byte of a file.
+func flip(t *testing.T, path string, at int64) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err == nil {
+		b[at] ^= 4
+		err = os.WriteFile(path, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestADamagedRepositoryIsReplaced(t *testing.T) {

@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/snapshot"
+	"github.com/pgtrove/pgtrove/walarchive"
+)
+
+// forgetPlan is what rules make of the snapshots of some clusters.
+type forgetPlan struct {
+	clusters []*clusterPlan
+	space    spaceGain
+}
+
+// clusterPlan is what they make of one.
+type clusterPlan struct {
+	cluster     string
+	commits     map[string]repo.Commit        // by ID, as the others
+	manifests   map[string]*snapshot.Manifest // of those that can be read
+	states      map[string]snapshot.WALState  // likewise
+	ages        map[string]repo.Retained      //
+	verdicts    []snapshot.Verdict            // the oldest first
+	before      []systemWindow                // what can be recovered now
+	after       []systemWindow                // and what when the plan was carried out
+	unreachable []interval                    // of the time that is promised
+	archives    map[archiveKey]*plannedArchive
+}
+
+type systemWindow struct {
+	system string
+	walarchive.Window
+}
+
+// plannedArchive is a system's WAL, which is scanned once.
+type plannedArchive struct {
+	*walarchive.Coverage
+	headers *seenHeaders
+}
+
+// interval of time; the end is part of it.
+type interval struct{ from, to time.Time }
+
+// forgetByPolicy shows what the rules make of the snapshots, and then does it. What cannot be read is returned as damage; it keeps nothing from being
+// done.
+func (a *app) forgetByPolicy(ctx context.Context, r *repo.Repo, now time.Time, o forgetOptions) (damage, err error) {
+	cluster := a.settings.clusterName()
+	if o.allClusters {
+		cluster = ""
+	}
+	c, err := loadCatalog(ctx, r, cluster)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := planForget(ctx, r, c, now, o)
+	if err != nil {
+		return nil, err
+	}
+	if len(plan.clusters) == 0 {
+		a.out.info("no snapshots%s yet", ofCluster(cluster))
+	}
+	if a.settings.JSON || !a.settings.Quiet { // it takes as long as a prune
+		if plan.space, err = a.gain(ctx, r, plan, o); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.showPlan(plan, o.dryRun); err != nil {
+		return nil, err
+	}
+	if !o.dryRun {
+		if err := a.carryOut(ctx, r, plan); err != nil {
+			return nil, err
+		}
+	}
+	return c.damage(a), nil
+}
+
+// carryOut makes the requests. Each that was made is one less for the next run, which makes the same plan of what is left.
+func (a *app) carryOut(ctx context.Context, r *repo.Repo, plan *forgetPlan) error {
+	forgotten, narrowed := 0, 0
+	for _, p := range plan.clusters {
+		for _, v := range p.verdicts {
+			switch {
+			case p.forgets(v):
+				if err := r.Forget(ctx, v.ID); errors.Is(err, repo.ErrPinned) {
+					a.out.warn("snapshot %s stays: it has been pinned meanwhile", v.ID)
+					continue
+				} else if err != nil {
+					return err
+				}
+				forgotten++
+			case p.narrows(v):
+				if err := r.Narrow(ctx, v.ID); err != nil {
+					return err
+				}
+				narrowed++
+			}
+		}
+	}
+	a.out.info("forgot %s, narrowed %d", showCount(int64(forgotten), "snapshot", "snapshots"), narrowed)
+	return nil
+}
+
+// forgets says whether a request is to be made.
+func (p *clusterPlan) forgets(v snapshot.Verdict) bool { return !v.Keep() }
+
+// narrows says whether a request is to be made: not again where there was one.
+func (p *clusterPlan) narrows(v snapshot.Verdict) bool {
+	return v.Narrow && !p.commits[v.ID].Narrowed && !p.ages[v.ID].Shared
+}
+
+// planForget judges the snapshots of the catalog that are not forgotten.
+func planForget(ctx context.Context, r *repo.Repo, c *catalog, now time.Time, o forgetOptions) (*forgetPlan, error) {
+	var shown []repo.Commit
+	for _, commit := range c.commits {
+		if !hidden(commit) {
+			shown = append(shown, commit)
+		}
+	}
+	ages, err := r.Retention(ctx, shown, repo.RetentionOptions{Now: now, Ended: endedAt, AcceptTimes: o.acceptTimes})
+	if err != nil {
+		return nil, err
+	}
+	plan := &forgetPlan{}
+	for i, commit := range shown {
+		if ages[i].Gone {
+			continue
+		}
+		if k := len(plan.clusters); k == 0 || plan.clusters[k-1].cluster != commit.Cluster {
+			plan.clusters = append(plan.clusters, &clusterPlan{
+				cluster: commit.Cluster, commits: map[string]repo.Commit{}, manifests: map[string]*snapshot.Manifest{},
+				states: map[string]snapshot.WALState{}, ages: map[string]repo.Retained{}, archives: map[archiveKey]*plannedArchive{},
+			})
+		}
+		p := plan.clusters[len(plan.clusters)-1]
+		p.commits[commit.ID], p.ages[commit.ID] = commit, ages[i]
+		if m, err := parseCommit(commit); err == nil {
+			p.manifests[commit.ID] = m
+		}
+	}
+	for _, p := range plan.clusters {
+		if err := p.judge(ctx, r, now, o.policy); err != nil {
+			return nil, err
+		}
+	}
+	return plan, nil
+}
+
+// judge applies the policy.
+func (p *clusterPlan) judge(ctx context.Context, r *repo.Repo, now time.Time, policy snapshot.Policy) (err error) {
+	for id, m := range p.manifests {
+		k := archiveOf(m)
+		if p.archives[k] == nil {
+			coverage, err := k.in(r).Scan(ctx, m.Server.WALSegmentSize)
+			if err != nil {
+				return err
+			}
+			p.archives[k] = &plannedArchive{coverage, &seenHeaders{Headers: k.in(r), seen: map[string]*walarchive.Header{}}}
+		}
+		p.states[id] = walState(m, p.archives[k].Coverage)
+	}
+	all := func(string) (stays, narrow bool) { return true, false }
+	if p.before, err = p.windows(ctx, all); err != nil {
+		return err
+	}
+	var candidates []snapshot.Candidate
+	for id, commit := range p.commits {
+		c := snapshot.Candidate{ID: id, Time: p.ages[id].Since, Pinned: commit.Pinned, Narrowed: commit.Narrowed}
+		if m := p.manifests[id]; m == nil {
+			c.Unreadable = true
+		} else {
+			c.Ended, c.Good, c.Flawed = m.Window.StopTime, p.states[id] == snapshot.WALComplete, len(m.Damaged) > 0
+		}
+		if p.ages[id].Shared {
+			c.Held = "another cluster has one of the same ID"
+		}
+		candidates = append(candidates, c)
+	}
+	stretches := p.stretches()
+	p.verdicts = policy.Judge(now, candidates, stretches)
+	verdicts := map[string]snapshot.Verdict{}
+	for _, v := range p.verdicts {
+		verdicts[v.ID] = v
+	}
+	if p.after, err = p.windows(ctx, func(id string) (stays, narrow bool) { return verdicts[id].Keep(), p.narrows(verdicts[id]) }); err != nil {
+		return err
+	}
+	from, to := policy.Promised(now, candidates, stretches)
+	p.unreachable = outside(p.after, from, to)
+	if before := outside(p.before, from, to); length(p.unreachable) > length(before) { // the policy sees to it; this is if it does not
+		return refused("forget: of the time from %s to %s in cluster %s less could be recovered after this plan than before; nothing was changed",
+			showTime(from), showTime(to), p.cluster)
+	}
+	return nil
+}
+
+// length is how long intervals are together.
+func length(all []interval) (sum time.Duration) {
+	for _, i := range all {
+		sum += i.to.Sub(i.from)
+	}
+	return sum
+}
+
+// windows are what can be recovered if of says which snapshots stay, and which of these are narrowed now.
+func (p *clusterPlan) windows(ctx context.Context, of func(id string) (stays, narrow bool)) (all []systemWindow, err error) {
+	snapshots := map[archiveKey][]walarchive.Snapshot{}
+	for id, m := range p.manifests {
+		if stays, narrow := of(id); stays {
+			s := walSnapshot(m)
+			s.Narrow = narrow || p.commits[id].Narrowed
+			snapshots[archiveOf(m)] = append(snapshots[archiveOf(m)], s)
+		}
+	}
+	for k, archive := range p.archives {
+		windows, err := archive.Windows(ctx, archive.headers, snapshots[k])
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range windows {
+			all = append(all, systemWindow{k.system.String(), w})
+		}
+	}
+	slices.SortFunc(all, func(a, b systemWindow) int { return a.FromTime.Compare(b.FromTime) })
+	return all, nil
+}
+
+// stretches are the windows of now, with the snapshots that lead into each.
+func (p *clusterPlan) stretches() (all []snapshot.Stretch) {
+	for _, w := range p.before {
+		stretch := snapshot.Stretch{Until: w.ToTime}
+		for id, m := range p.manifests {
+			archive := p.archives[archiveOf(m)]
+			if m.Server.SystemID.String() != w.system || p.commits[id].Narrowed {
+				continue
+			}
+			if run, ok := archive.PathTo(w.Timeline).RunFrom(walSnapshot(m)); ok && run.End == w.Run.End {
+				stretch.From = append(stretch.From, id)
+				if t := p.ages[id].Since; t.After(stretch.Until) { // the last commit may lie far back
+					stretch.Until = t
+				}
+			}
+		}
+		all = append(all, stretch)
+	}
+	return all
+}
+
+// outside is what of a time lies in no window: no shorter than a second.
+func outside(windows []systemWindow, from, to time.Time) (all []interval) {
+	for _, w := range windows { // by their beginnings
+		if w.FromTime.After(to) {
+			break
+		}
+		if w.FromTime.Sub(from) >= time.Second {
+			all = append(all, interval{from, w.FromTime})
+		}
+		if w.ToTime.After(from) {
+			from = w.ToTime
+		}
+	}
+	if to.Sub(from) >= time.Second {
+		all = append(all, interval{from, to})
+	}
+	return all
+}
+
+// seenHeaders reads each header once.
+type seenHeaders struct {
+	walarchive.Headers
+	seen map[string]*walarchive.Header
+}
+
+// Header implements walarchive.Headers.
+func (s *seenHeaders) Header(ctx context.Context, file string) (*walarchive.Header, error) {
+	if h := s.seen[file]; h != nil {
+		return h, nil
+	}
+	h, err := s.Headers.Header(ctx, file)
+	if err == nil {
+		s.seen[file] = h
+	}
+	return h, err
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/restore"
+)
+
+// mend gives the damaged packs up, if that was asked for, and finds out what is lost by it.
+func (v *verifyRun) mend(ctx context.Context) error {
+	if !v.o.repair || v.report == nil {
+		return nil
+	}
+	var packs []string
+	for i := range v.report.Damage {
+		if key := v.report.Damage[i].Object; strings.HasPrefix(key, "packs/") {
+			packs = append(packs, key)
+		}
+	}
+	if err := v.view.Reload(ctx); err != nil {
+		return err
+	}
+	// A pack that was given up may have been copied back since: then what stands in it alone is taken out of it.
+	packs = append(packs, v.view.GivenUp()...)
+	if len(v.report.Damage) > 0 {
+		// What a snapshot needs whose listing is damaged is not known. A pack that is gone is given up all the same, or the next backup would refer to it.
+		missing, err := v.view.MissingPacks(ctx)
+		if err != nil {
+			return err
+		}
+		packs = append(packs, missing...)
+	}
+	if len(v.report.Damage)+len(packs) == 0 {
+		return nil
+	}
+	slices.Sort(packs)
+	packs = slices.Compact(packs)
+	host, _ := os.Hostname() // for people
+	var err error
+	if v.repaired, err = v.repo.Repair(ctx, v.view, repo.RepairOptions{Host: host, Now: time.Now, Packs: packs}); err != nil {
+		return err
+	}
+	if err := v.view.Reload(ctx); err != nil {
+		return err
+	}
+	// What snapshots still find in these packs stands nowhere else; only there something can be lost, all else was verified.
+	o := v.options()
+	o.ReadData, o.AllFiles = true, true
+	o.Chosen = func(key string) bool { return slices.Contains(packs, key) }
+	after, err := restore.Verify(ctx, v.view, v.repo, o)
+	if err != nil {
+		return fmt.Errorf("find out what is lost: %w", err)
+	}
+	for i := range after.Damage {
+		v.lost = append(v.lost, damageOf("lost", &after.Damage[i]))
+	}
+	return nil
+}
+
+type repairJSON struct {
+	Type   string   `json:"type"`
+	Packs  []string `json:"packs"` // given up now
+	Known  []string `json:"known"` // given up before
+	Chunks int      `json:"copied_chunks"`
+	Bytes  int64    `json:"copied_bytes"`
+	Lost   int      `json:"lost"` // objects of which something is lost
+}
+
+// showRepair says what was done, and all that is lost.
+func (v *verifyRun) showRepair() error {
+	r := v.repaired
+	if r == nil {
+		return nil
+	}
+	for i := range v.lost {
+		if err := v.showDamage(&v.lost[i]); err != nil {
+			return err
+		}
+	}
+	if v.settings.JSON {
+		return v.out.object(repairJSON{"repair", slices.Concat([]string{}, r.Marked), slices.Concat([]string{}, r.Known), r.Copied.Chunks, r.Copied.Bytes, len(v.lost)})
+	}
+	if n := len(r.Marked); n > 0 {
+		v.out.line("", "repaired: %s given up, and what is sound was copied: %s of %s",
+			showCount(int64(n), "damaged pack is", "damaged packs are"), showCount(int64(r.Copied.Chunks), "chunk", "chunks"), showBytes(r.Copied.Bytes))
+	}
+	if n := len(r.Known); n > 0 {
+		v.out.line("", "%s given up before", showCount(int64(n), "damaged pack was", "damaged packs were"))
+	}
+	if len(v.lost) == 0 {
+		v.out.line("", "nothing is lost")
+	}
+	return nil
+}
+
+// repairHint says what is to be done after a repair.
+func (v *verifyRun) repairHint() string {
+	if len(v.lost) == 0 {
+		return "`pgtrove prune` removes the damaged packs, in two runs"
+	}
+	concerned := concernedBy(v.lost)
+	return fmt.Sprintf("take a backup: it stores again what the cluster still has; then `pgtrove verify` says what is still lost, and as long as it is, prune deletes nothing. "+
+		"What the cluster has no more is given up with `pgtrove forget %s`", strings.Join(concerned, " "))
+}

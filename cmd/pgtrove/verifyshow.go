@@ -1,0 +1,188 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/restore"
+)
+
+type damageJSON struct {
+	Type      string      `json:"type"`
+	Object    string      `json:"object"`
+	Error     string      `json:"error"`
+	Snapshots []string    `json:"snapshots"`
+	Files     []string    `json:"files"`
+	MoreFiles int64       `json:"more_files,omitempty"`
+	Breaks    *brokenJSON `json:"breaks,omitempty"`
+
+	index bool // it is a part of the index, or what a new one may find
+}
+
+// brokenJSON is a stretch of WAL that no recovery can pass.
+type brokenJSON struct {
+	Timeline uint32 `json:"timeline"`
+	FromLSN  pg.LSN `json:"from_lsn"`
+	ToLSN    pg.LSN `json:"to_lsn"`
+}
+
+func damageOf(kind string, d *restore.Damage) damageJSON {
+	return damageJSON{Type: kind, Object: d.Object, Error: d.Err.Error(), Snapshots: d.Snapshots, Files: d.Files, MoreFiles: d.MoreFiles,
+		index: errors.Is(d.Err, repo.ErrNotIndexed)}
+}
+
+type verifyJSON struct {
+	Type      string    `json:"type"`
+	Snapshots int       `json:"snapshots"`
+	Files     int64     `json:"files"`
+	Chunks    int64     `json:"chunks"`
+	Packs     int       `json:"packs"`
+	PackBytes int64     `json:"pack_bytes"`
+	WALFiles  int64     `json:"wal_files"`           // that were read
+	WALBytes  int64     `json:"wal_bytes,omitempty"` // as stored; not counted where snapshots were named
+	ReadData  bool      `json:"read_data"`
+	ReadBytes int64     `json:"read_bytes"`          // of packs
+	Slice     uint64    `json:"slice,omitempty"`     // which was read, from 1
+	Slices    uint64    `json:"slices,omitempty"`    // of how many; 1: everything
+	AllSince  *jsonTime `json:"all_since,omitempty"` // everything was read since then; absent: not all of it yet
+	Damaged   int       `json:"damaged"`
+}
+
+func (v *verifyRun) show() error {
+	for i := range v.damage {
+		if err := v.showDamage(&v.damage[i]); err != nil {
+			return err
+		}
+	}
+	if err := v.showRepair(); err != nil {
+		return err
+	}
+	seen := v.remember()
+	s := verifyJSON{
+		Type: "verify", Snapshots: v.report.Snapshots, Files: v.report.Files, Chunks: v.report.Chunks, Packs: v.report.Packs, PackBytes: v.report.Bytes,
+		WALFiles: v.walFiles, WALBytes: v.walBytes, ReadData: v.reads(), ReadBytes: v.report.ReadBytes, Damaged: len(v.damage),
+	}
+	if v.reads() {
+		s.Slice, s.Slices = v.k+1, v.o.share.slices
+		if since := seen.since(slice(0, 1)); !since.IsZero() {
+			t := jsonTime(since)
+			s.AllSince = &t
+		}
+	}
+	if v.settings.JSON {
+		if err := v.out.object(s); err != nil {
+			return err
+		}
+	}
+	if len(v.damage) > 0 {
+		return v.failure()
+	}
+	switch {
+	case v.settings.JSON:
+		return nil
+	case s.Snapshots == 0 && s.WALFiles == 0:
+		v.out.info("nothing to verify: no snapshots yet%s", ofCluster(v.settings.Cluster))
+		return nil
+	}
+	return v.out.print("%s, in %s\n", v.summary(&s, seen), showDuration(time.Since(v.begun)))
+}
+
+// remember notes what was read. That the cache does not work is no reason to fail: the slice is then read again.
+func (v *verifyRun) remember() coverage {
+	if !v.reads() {
+		return nil
+	}
+	seen := v.seen.with(v.slice)
+	if err := v.log.save(seen); err != nil && v.o.share.slices > 1 {
+		v.out.warn("what was read cannot be remembered, so the next run reads the same: %v", err)
+	}
+	return seen
+}
+
+func (v *verifyRun) summary(s *verifyJSON, seen coverage) string {
+	text := fmt.Sprintf("%s with %s: all of %s in %s ", showCount(int64(s.Snapshots), "snapshot", "snapshots"),
+		showCount(s.Files, "file", "files"), showCount(s.Chunks, "chunk", "chunks"), showCount(int64(s.Packs), "pack", "packs"))
+	wal := showCount(s.WALFiles, "file", "files") + " of WAL"
+	switch {
+	case !s.ReadData:
+		return text + fmt.Sprintf("(%s) are there; --read-data reads them", showBytes(s.PackBytes))
+	case s.Slices == 1:
+		return text + fmt.Sprintf("(%s) and %s are intact, every byte was read", showBytes(s.PackBytes), wal)
+	}
+	text += fmt.Sprintf("(%s) are there; slice %d of %d was read, %s and %s, and is intact", showBytes(s.PackBytes), s.Slice, s.Slices, showBytes(s.ReadBytes), wal)
+	if s.AllSince != nil {
+		return text + "; everything was read since " + showJSONTime(*s.AllSince)
+	}
+	return text + fmt.Sprintf("; %s were not read yet", showCount(int64(seen.left(s.Slices)), "slice", "slices"))
+}
+
+func (v *verifyRun) showDamage(d *damageJSON) error {
+	if d.Snapshots == nil {
+		d.Snapshots = []string{}
+	}
+	if d.Files == nil {
+		d.Files = []string{}
+	}
+	if v.settings.JSON {
+		if err := v.out.object(d); err != nil {
+			return err
+		}
+	}
+	kind := "damaged"
+	if d.Type == "lost" {
+		kind = "lost"
+	}
+	v.out.line("", "%s: %s", kind, damageText(d))
+	return nil
+}
+
+func damageText(d *damageJSON) string {
+	text := d.Object + ": " + d.Error
+	if len(d.Snapshots) > 0 {
+		text += "; needed by " + strings.Join(d.Snapshots, ", ")
+	}
+	if len(d.Files) > 0 {
+		text += "; for " + strings.Join(d.Files, ", ")
+	}
+	if d.MoreFiles > 0 {
+		text += fmt.Sprintf(" and %d more", d.MoreFiles)
+	}
+	if b := d.Breaks; b != nil {
+		text += fmt.Sprintf("; no recovery on timeline %d comes across %s to %s", b.Timeline, b.FromLSN, b.ToLSN)
+	}
+	return text
+}
+
+// concernedBy gives the snapshots that damage concerns, in order.
+func concernedBy(damage []damageJSON) (ids []string) {
+	for i := range damage {
+		ids = append(ids, damage[i].Snapshots...)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// failure sums the damage up: which snapshots are concerned, and which are not.
+func (v *verifyRun) failure() error {
+	err := fmt.Errorf("verify: %s damaged, %d of %s concerned", showCount(int64(len(v.damage)), "object is", "objects are"),
+		len(concernedBy(v.damage)), showCount(int64(len(v.snapshots)), "snapshot", "snapshots"))
+	return withHint(classified{err, repo.ErrDamaged}, "%s", v.advice())
+}
+
+func (v *verifyRun) advice() string {
+	is := func(kind func(d damageJSON) bool) bool { return slices.ContainsFunc(v.damage, kind) }
+	switch {
+	case is(func(d damageJSON) bool { return d.index }):
+		return "`pgtrove rebuild-index` makes the index anew from the packs; then verify again"
+	case v.repaired != nil && len(v.repaired.Marked)+len(v.repaired.Known) > 0:
+		return v.repairHint()
+	case is(func(d damageJSON) bool { return !strings.HasPrefix(d.Object, "wal") }):
+		return "`pgtrove verify --repair` keeps what is sound of it, and the next backup stores again what the cluster still has"
+	}
+	return "take a new backup: from its start on recovery needs no older WAL"
+}

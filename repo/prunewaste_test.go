@@ -1,0 +1,104 @@
+package repo
+
+import (
+	"math/rand/v2"
+	"slices"
+
+	"testing"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// packBytes is what all packs take.
+func packBytes(t *testing.T, store storage.Store) (n int64) {
+	t.Helper()
+	must(t, store.List(t.Context(), packsPrefix, func(i storage.Info) error {
+		n += i.Size
+		return nil
+	}))
+	return n
+}
+
+// settlePrunes prunes until nothing is left to do. Each snapshot that stays is complete after each run.
+func settlePrunes(t *testing.T, r *Repo, o PruneOptions, whole func()) {
+	t.Helper()
+	for range 10 {
+		report := prune(t, r, o)
+		whole()
+		if report.Condemned.Packs+report.Swept.Packs == 0 {
+			return
+		}
+	}
+	t.Fatal("prunes find something to do for ever")
+}
+
+// A history of 50 snapshots, each with some pieces anew, of which a part is forgotten in some order, with prunes in between.
+func TestWithoutALimitLittleThatNobodyNeedsIsLeft(t *testing.T) {
+	r := rand.New(rand.NewPCG(21, 22))
+	for round := range 3 {
+		f := newFixture(t)
+		owner := f.open(t, f.store)
+		data := pieces(byte(round+1), 120)
+		type taken struct {
+			sid  string
+			ids  []chunk.ID
+			data [][]byte
+		}
+		now := slices.Clone(data[:20])
+		var all []taken
+		for i := range 50 {
+			now[r.IntN(len(now))] = data[20+2*i]
+			now[r.IntN(len(now))] = data[21+2*i]
+			k := taken{data: slices.Clone(now)}
+			k.sid, k.ids = backup(t, owner, k.data)
+			all = append(all, k)
+		}
+		r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		stay := 1 + r.IntN(len(all)/2)
+		whole := func() {
+			for _, k := range all[:min(stay, 4)] {
+				check(t, owner, k.ids, k.data)
+			}
+		}
+		o := pruning()
+		o.MaxRepack = NoLimit
+		for i, k := range all[stay:] {
+			must(t, owner.Forget(t.Context(), k.sid))
+			if i%7 == 3 {
+				prune(t, owner, o)
+				whole()
+			}
+		}
+		settlePrunes(t, owner, o, whole)
+		needed := map[chunk.ID]bool{}
+		for _, k := range all[:stay] {
+			for _, id := range k.ids {
+				needed[id] = true
+			}
+		}
+		stored, want := packBytes(t, f.store), int64(len(needed))*int64(len(data[0]))
+		if float64(stored) > 1.05*float64(want) {
+			t.Errorf("%d of 50 snapshots stay: %d bytes are stored for %d", stay, stored, want)
+		}
+		t.Logf("%d of 50 snapshots stay: %.4f", stay, float64(stored)/float64(want))
+	}
+}
+
+func TestALimitedRunLeavesPacksThatAreMostlyAlive(t *testing.T) {
+	f := newFixture(t)
+	owner := f.open(t, f.store)
+	data := pieces(3, 16)
+	first, _ := backup(t, owner, data)
+	_, ids := backup(t, owner, data[:12])
+	must(t, owner.Forget(t.Context(), first))
+	if report := prune(t, owner, pruning()); report.Repacked.Packs != 0 {
+		t.Errorf("%+v", report)
+	}
+	o := pruning()
+	o.MaxRepack = NoLimit
+	if report := prune(t, owner, o); report.Repacked.Packs != 1 {
+		t.Errorf("%+v", report)
+	}
+	check(t, owner, ids, data[:12])
+}
