@@ -90,7 +90,7 @@ func TestARoleMayDoWhatItsPolicySaysAndNothingElse(t *testing.T) {
 	for role, may := range map[role]struct{ create, remove []string }{
 		databaseHost: {create: append([]string{"wal/main/7/00000001/w", "wal/main/7/h"}, written...)},
 		readingHost:  {},
-		pruningHost:  {create: pruned, remove: pruned},
+		pruningHost:  {create: pruned, remove: append([]string{"wal/main/7/00000001/w", "wal/other/7/00000001/w"}, pruned...)},
 		owner:        {create: []string{"config", "keys/0a", "selftest/x/y"}, remove: []string{"selftest/x/y"}},
 	} {
 		f.host(role, "main").stolen().tryAll(may.create, may.remove)
