@@ -21,7 +21,7 @@ func (w *world) keep(ctx context.Context, p *process) error {
 		s = all[at]
 	}
 	w.inMind = s.ID
-	switch oneOf(p.actor.tape, forgets, regrets, pins, unpins) {
+	switch oneOf(p.actor.tape, forgets, regrets, pins, unpins, narrows) {
 	case forgets:
 		return w.forget(ctx, s.ID)
 	case regrets:
@@ -31,6 +31,9 @@ func (w *world) keep(ctx context.Context, p *process) error {
 		return w.pin(ctx, p, s.ID)
 	case pins:
 		return w.pin(ctx, p, s.ID)
+	case narrows:
+		w.oracle.note(func() { w.oracle.tally.Narrowed++ })
+		return w.repo.Narrow(ctx, s.ID)
 	}
 	w.oracle.unpinning(s.ID)
 	return w.repo.Unpin(ctx, s.ID)
@@ -42,6 +45,7 @@ const (
 	regrets // forgets it, and pins it at once
 	pins
 	unpins
+	narrows
 )
 
 func (w *world) forget(ctx context.Context, id string) error {

@@ -15,7 +15,7 @@ type edit struct{ file, old, new string }
 
 // mutants are those that the design names, and what else can be taken out of the protocol.
 func mutants() []mutant {
-	return slices.Concat(writerMutants(), prunerMutants(), sweepMutants(), rebuildMutants())
+	return slices.Concat(writerMutants(), prunerMutants(), sweepMutants(), walMutants(), rebuildMutants())
 }
 
 // editions are what the source may be changed to without being wrong: in each the schedules must keep every promise too.
@@ -167,6 +167,18 @@ func sweepMutants() []mutant {
 		{"outcome deleted before its session", []edit{{"repo/sweep.go", `bases, ended} {
 `, `bases, p.void, ended} {
 `}}, ""},
+	}
+}
+
+func walMutants() []mutant {
+	return []mutant{
+		{"WAL deleted by the run that condemns it", []edit{{"repo/prunewal.go", `		goes := was && (`, `		goes := (was || use == WALUnneeded) && (`}}, ""},
+		{"backups count on WAL that is about to go", []edit{{"repo/session.go", `	s.goingWAL = l.run.goingWAL()
+`, ``}}, "put snapshots/"},
+		{"WAL of what leaves goes at once", []edit{{"repo/prunewal.go", `(use == WALUnneeded || use == WALUnclaimed)
+`, `(use != WALNeeded)
+`}}, ""},
+		{"a pin narrows", []edit{{"repo/prunewal.go", `p.last.narrow[sid] || p.marks.narrowed[sid] {`, `p.last.narrow[sid] || p.marks.narrowed[sid] || p.marks.pinned[sid] {`}}, ""},
 	}
 }
 

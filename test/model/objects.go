@@ -46,6 +46,8 @@ type ending struct {
 	Outcome  string
 	Manifest json.RawMessage
 	needs    []chunk.ID // of a snapshot
+	wal      walOf      // likewise
+	cluster  string
 }
 
 // state is what decides which snapshots count, at one moment.
@@ -211,7 +213,12 @@ func (o *objects) run(ctx context.Context, key string) (*run, error) {
 func (o *objects) ending(ctx context.Context, key string) (*ending, error) {
 	return once(ctx, o, key, func(b []byte) (*ending, error) {
 		e := &ending{}
+		e.cluster = strings.Split(key, "/")[1]
 		if err := o.unsealJSON(key, b, e); err != nil || e.Outcome != "SNAPSHOT" {
+			return e, err
+		}
+		var err error
+		if e.wal, err = parseWAL(e.Manifest); err != nil {
 			return e, err
 		}
 		listing, err := parseManifest(e.Manifest)

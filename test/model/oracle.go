@@ -25,11 +25,16 @@ type oracle struct {
 	told      map[string]bool // snapshots whose writer was told that they are committed
 	forgotten map[string]bool // for which there was a request to forget them, at any time
 	pins      map[string]bool // whose pin was acknowledged, and that nobody began to unpin since
+
+	narrowed   map[string]bool // snapshots for which there was a request to narrow them, at any time
+	archived   map[string]bool // WAL files of which somebody was told that they are archived, by key
+	deletedWAL []string        // such files that were deleted since the last look
 }
 
 func newOracle(m *image, s storage.Store) *oracle {
 	return &oracle{objects: objects{image: m, store: s, there: map[string]bool{}, read: map[string]any{}},
-		told: map[string]bool{}, forgotten: map[string]bool{}, pins: map[string]bool{}}
+		told: map[string]bool{}, forgotten: map[string]bool{}, pins: map[string]bool{},
+		narrowed: map[string]bool{}, archived: map[string]bool{}}
 }
 
 // violated notes the first promise that was broken.
@@ -87,7 +92,17 @@ func (o *oracle) changed(key string, there bool) {
 	top, rest, _ := strings.Cut(key, "/")
 	switch top {
 	case "forget":
-		o.forgotten[rest] = true
+		if sid, ok := strings.CutSuffix(rest, ".wal"); ok {
+			o.narrowed[sid] = true
+		} else {
+			o.forgotten[rest] = true
+		}
+	case "wal":
+		if !there && o.isArchived(key) {
+			o.deletedWAL = append(o.deletedWAL, key)
+			o.dirty = true
+			o.tally.SweptWAL++
+		}
 	case "gc", "snapshots", "sessions", "base":
 		o.dirty = true
 	case "packs", "index":
@@ -122,6 +137,7 @@ func (o *oracle) check(ctx context.Context) {
 			o.violated("snapshot %s: its pin was acknowledged, and it is gone", sid)
 		}
 	}
+	o.checkWAL(s)
 	o.checkChunks(ctx, s)
 }
 

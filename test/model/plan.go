@@ -25,6 +25,7 @@ type plan struct {
 	dry       int     // a prune is a dry run
 	rebuild   int     // instead of a prune the index is made anew
 	repair    int     // instead of a prune a pack is called damaged
+	wal       int     // a backup needs WAL
 	locked    int     // an object may not be deleted until everybody has gone
 	favourite []point // what is held up half the time
 }
@@ -38,6 +39,7 @@ func favourites() [][]point {
 	for _, p := range []point{
 		{verbPut, "sessions/"}, {verbPut, "packs/"}, {verbPut, "index/"}, {verbPut, "snapshots/"}, {verbPut, "gc/"},
 		{verbPut, "base/"}, {verbPut, "pins/"}, {verbPut, "forget/"},
+		{verbList, "wal/"}, {verbPut, "wal/"}, {verbDelete, "wal/"},
 		{verbGet, "sessions/"}, {verbGet, "snapshots/"}, {verbGet, "gc/"}, {verbGet, "base/"}, {verbGet, "index/"}, {verbGet, "packs/"},
 		{verbList, "gc/"}, {verbList, "sessions/"}, {verbList, "snapshots/"}, {verbList, "index/"}, {verbList, "packs/"},
 		{verbList, "pins/"}, {verbList, "forget/"}, {verbList, "base/"},
@@ -85,6 +87,7 @@ func newPlan(t *tape, around []point) plan {
 	p.locked = oneOf(t, 0, 0, 0, 100)
 	p.rebuild = oneOf(t, 0, 0, 200)
 	p.repair = oneOf(t, 0, 0, 200)
+	p.wal = oneOf(t, 0, 0, 900)
 	p.favourite = oneOf(t, favourites()...)
 	if around != nil {
 		p.favourite = around

@@ -10,7 +10,7 @@ import (
 )
 
 func pruneOptions(host string, now func() time.Time) repo.PruneOptions {
-	return repo.PruneOptions{Host: host, Now: now, FenceAfter: day, MaxRepack: 1 << 30, MaxDelete: 1, Mark: mark}
+	return repo.PruneOptions{Host: host, Now: now, FenceAfter: day, MaxRepack: 1 << 30, MaxDelete: 1, Mark: mark, WAL: walNeed}
 }
 
 // prune is a job: a run, and where it is blocked, another.

@@ -96,6 +96,7 @@ func (o *oracle) checkLeft(ctx context.Context, before []string) {
 			}
 		}
 	}
+	o.checkWALLeft(s)
 	if runs != 1 {
 		o.violated("left over: %d prune runs", runs)
 	}

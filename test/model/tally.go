@@ -14,6 +14,7 @@ type tally struct {
 	Expired, Returned, FencedBy                    int
 	Rebuilt, Repaired                              int
 	Swept, Condemned, Repacked, Rescued            int // packs
+	SweptWAL, Narrowed                             int
 }
 
 func (t *tally) add(u tally) {
@@ -38,6 +39,8 @@ func (t *tally) add(u tally) {
 	t.Condemned += u.Condemned
 	t.Repacked += u.Repacked
 	t.Rescued += u.Rescued
+	t.SweptWAL += u.SweptWAL
+	t.Narrowed += u.Narrowed
 }
 
 // report adds what a prune says that it did.

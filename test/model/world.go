@@ -21,12 +21,13 @@ const maxSteps = 4000
 type world struct {
 	*script
 	plan
-	image  *image
-	chance *tape // of the scheduler
-	disk   *disk
-	repo   *repo.Repo
-	oracle *oracle
-	log    *log
+	image   *image
+	servers servers
+	chance  *tape // of the scheduler
+	disk    *disk
+	repo    *repo.Repo
+	oracle  *oracle
+	log     *log
 
 	actors    []*actor
 	processes []*process
@@ -72,6 +73,7 @@ func (w *world) note(who, what string) { w.log.add(w.step, who, what) }
 func (w *world) run(ctx context.Context) {
 	store := mem.New(time.Now)
 	w.locks = map[string]bool{}
+	w.servers.last = map[string]int{}
 	w.oracle = newOracle(w.image, store)
 	w.disk = &disk{Store: store, oracle: w.oracle, pages: w.pages}
 	if err := w.image.copy(ctx, store); err != nil {

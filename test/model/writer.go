@@ -40,10 +40,14 @@ func (b *writer) backup(ctx context.Context, p *process) error {
 		o := repo.SessionOptions{Cluster: b.cluster, Host: p.actor.name, Now: p.now, Former: former}
 		err := p.w.repo.Write(ctx, o, func(ctx context.Context, s *repo.Session) (err error) {
 			sid = s.ID()
+			wal, own := b.begin(p)
 			if listing, err = b.store(ctx, p, s, want, inherit); err != nil {
 				return err
 			}
-			manifest, err := json.Marshal(listing[:])
+			if wal, err = b.end(ctx, p, s, wal, own); err != nil {
+				return err
+			}
+			manifest, err := json.Marshal(append(listing[:], wal.marshal()...))
 			if err != nil {
 				return err
 			}
@@ -138,8 +142,8 @@ func parseManifest(manifest []byte) (id chunk.ID, err error) {
 	if err := json.Unmarshal(manifest, &b); err != nil {
 		return id, fmt.Errorf("manifest %q: %w", manifest, err)
 	}
-	if len(b) != len(id) {
+	if len(b) != len(id)+walBytes {
 		return id, fmt.Errorf("manifest of %d bytes", len(b))
 	}
-	return chunk.ID(b), nil
+	return chunk.ID(b[:len(id)]), nil
 }
