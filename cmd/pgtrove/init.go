@@ -285,6 +285,18 @@ func refusal(err error) error {
 	return err
 }
 
+// pruneOften says how often to prune where objects are locked for so many days: each quarter of the time at least. A prune extends what has two thirds of it
+// left or less, so at the latest with five twelfths of it left, and if that run fails the next one comes in time.
+func pruneOften(days int) string {
+	switch {
+	case days >= 4:
+		return "every night"
+	case days >= 2:
+		return "every 12 hours"
+	}
+	return "every 6 hours"
+}
+
 func (a *app) showInit(c repo.Config, name, keyFile string) error {
 	if a.settings.JSON {
 		return a.out.object(struct {
@@ -306,9 +318,9 @@ Make a copy now, on another machine or on paper, for example
 		text += "The passphrase is all that opens it. If it is forgotten, the backups are lost.\n"
 	}
 	if days := c.Params.ObjectLockDays; days > 0 {
-		text += fmt.Sprintf(`What is written is locked for %s. Prune more often than each half of that, such as every night: it extends the locks of what is needed.
+		text += fmt.Sprintf(`What is written is locked for %s. Prune %s, or more often: it extends the locks of what is needed.
 What it deletes the bucket keeps as old versions: give the bucket a rule that removes these (docs/object-storage.md).
-`, showCount(int64(days), "day", "days"))
+`, showCount(int64(days), "day", "days"), pruneOften(days))
 	}
 	if !isRemote(name) {
 		text += `An account that may back up into a directory may also delete and change what is there: nothing keeps a stolen host from destroying

@@ -124,3 +124,11 @@ func TestAnInitThatIsRefusedItsOwnConfigKeepsTheIdentity(t *testing.T) {
 	}
 	h.want(0, "no snapshots", append(in, "snapshots")...)
 }
+
+func TestHowOftenToPruneFollowsFromTheLock(t *testing.T) {
+	for days, want := range map[int]string{1: "every 6 hours", 2: "every 12 hours", 3: "every 12 hours", 4: "every night", 14: "every night", 365: "every night"} {
+		if got := pruneOften(days); got != want {
+			t.Errorf("%d days: %s, want %s", days, got, want)
+		}
+	}
+}
