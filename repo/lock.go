@@ -38,7 +38,7 @@ func (p *pruner) lockedUntil() time.Time {
 	return p.config.Created.Add(p.lockPeriod())
 }
 
-// extendLocks sees to it that nothing that snapshots need can be deleted, before the run is published. Where half of the period or less is left, it
+// extendLocks sees to it that nothing that snapshots need can be deleted, before the run is published. Where two thirds of the period or less are left, it
 // locks everything that stays for a whole period from the run's begin on. Else what no run has known to be needed is locked as long as the rest
 // (comeBack).
 //
@@ -52,7 +52,7 @@ func (p *pruner) extendLocks(ctx context.Context) error {
 	report.Until = p.lockedUntil()
 	p.run.LockedUntil = p.last.LockedUntil
 	keys, until := p.comeBack(), report.Until
-	if !p.start.Add(period / 2).Before(until) {
+	if !p.start.Add(period / 3 * 2).Before(until) {
 		var err error
 		if keys, err = p.needLock(ctx); err != nil {
 			return err

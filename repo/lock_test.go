@@ -302,3 +302,17 @@ func TestACopyWhereNothingIsLockedIsPrunedWithoutAWord(t *testing.T) {
 		t.Errorf("%+v, %v", run, err)
 	}
 }
+
+// TestLocksAreExtendedWhenAThirdOfTheirTimeIsOver: so that a nightly prune may fail for some nights.
+func TestLocksAreExtendedWhenAThirdOfTheirTimeIsOver(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
+	backup(t, b.repo, pieces(30, 4))
+	for _, c := range []struct {
+		hours   int
+		extends bool
+	}{{7, false}, {9, true}, {16, false}, {18, true}} {
+		if n := prune(t, b.repo, after(c.hours)).Locks.Extended; (n > 0) != c.extends {
+			t.Errorf("after %d hours of 24: %d objects", c.hours, n)
+		}
+	}
+}

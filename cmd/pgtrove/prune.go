@@ -49,7 +49,7 @@ A backup that began before the run before this one, and goes on, holds a run up:
 code is 3. One that has written nothing for --fence-after is taken for dead and ended; if it was not, it notices
 and goes on by itself, at little cost.
 
-In a repository with object lock it also extends the locks of what is needed, before half of their time is over.
+In a repository with object lock it also extends the locks of what is needed, as soon as a third of their time is over.
 
 The identity of any writer is enough to prune with, and it opens no data. The storage must let this host delete.`,
 		Args: exactly(),
