@@ -18,7 +18,7 @@ const lockers = 16
 
 // LockReport says what a run did about object locks.
 type LockReport struct {
-	Until    time.Time // what the snapshots that stay need is locked at least until then; zero: the repository asks for no locks
+	Until    time.Time // what the snapshots that stay need is locked at least until then; zero: the repository asks for no locks, or it is not known
 	Extended int       // objects that the run has locked for longer, or has found so; of a dry run, that it would
 	Refused  int       // objects of which the storage refused that
 	Err      error     // why, of one of them
@@ -29,13 +29,22 @@ func (r *Repo) lockPeriod() time.Duration {
 	return time.Duration(r.config.Params.ObjectLockDays) * 24 * time.Hour
 }
 
-// lockedUntil is until when everything that the last run's snapshots need is locked at least. Where no run has extended anything, all of it has
-// been locked since it was put, and nothing was put before the repository was made.
-func (p *pruner) lockedUntil() time.Time {
-	if !p.last.LockedUntil.IsZero() {
-		return p.last.LockedUntil
+// lockedUntil is until when everything that the last run's snapshots need is locked at least, and whether it is due to be locked for longer: when two
+// thirds of the period or less are left. Where no run has extended anything, all of it has been locked since it was put, and nothing was put
+// before the repository was made.
+//
+// No run, and no creation before this one, can have locked anything for longer than a period from now on. Who says so has a wrong clock, or wants
+// locks to run out: then nothing is known, which is the zero time.
+func (p *pruner) lockedUntil() (until time.Time, due bool) {
+	period := p.lockPeriod()
+	until = p.last.LockedUntil
+	if until.IsZero() {
+		until = p.config.Created.Add(period)
 	}
-	return p.config.Created.Add(p.lockPeriod())
+	if until.After(p.start.Add(period)) {
+		return time.Time{}, true
+	}
+	return until, !p.start.Add(period / 3 * 2).Before(until)
 }
 
 // extendLocks sees to it that nothing that snapshots need can be deleted, before the run is published. Where two thirds of the period or less are left, it
@@ -49,10 +58,11 @@ func (p *pruner) extendLocks(ctx context.Context) error {
 		return nil
 	}
 	report := &p.report.Locks
-	report.Until = p.lockedUntil()
+	until, due := p.lockedUntil()
+	report.Until = until
 	p.run.LockedUntil = p.last.LockedUntil
-	keys, until := p.comeBack(), report.Until
-	if !p.start.Add(period / 3 * 2).Before(until) {
+	keys := p.comeBack()
+	if due {
 		var err error
 		if keys, err = p.needLock(ctx); err != nil {
 			return err

@@ -316,3 +316,25 @@ func TestLocksAreExtendedWhenAThirdOfTheirTimeIsOver(t *testing.T) {
 		}
 	}
 }
+
+// TestALockThatCannotBeIsNotBelieved: a host with a clock that is years ahead, or a thief, wrote until when all is locked.
+func TestALockThatCannotBeIsNotBelieved(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
+	backup(t, b.repo, pieces(31, 4))
+	prune(t, b.repo, after(24*365))
+	if run, err := b.repo.newestRun(t.Context()); err != nil || time.Until(run.LockedUntil) < 24*365*time.Hour {
+		t.Fatalf("%+v, %v", run, err)
+	}
+	start := time.Now()
+	if l := prune(t, b.repo, after(0)).Locks; l.Extended < 5 || l.Until.Before(start.Add(24*time.Hour-time.Second)) || l.Until.After(time.Now().Add(24*time.Hour)) {
+		t.Errorf("%+v", l)
+	}
+	if l := prune(t, b.repo, after(1)).Locks; l.Extended != 0 {
+		t.Errorf("%+v", l)
+	}
+	b.repo.config.Created = time.Now().Add(time.Hour) // by such a clock too
+	p := pruner{Repo: b.repo, last: &gcRun{}, start: time.Now()}
+	if until, due := p.lockedUntil(); !until.IsZero() || !due {
+		t.Errorf("locked until %s, extend: %v", until, due)
+	}
+}

@@ -227,8 +227,11 @@ func refusals(r *repo.PruneReport) (text, hint string) {
 		hint = "may this account delete there, and does no policy of the storage forbid it? A later run deletes them"
 	}
 	if l := r.Locks; l.Refused > 0 {
-		said = append(said, fmt.Sprintf("the storage refused to lock %s for longer; what is needed is locked until %s at least, and not beyond (%v)",
-			showCount(int64(l.Refused), "object", "objects"), showTime(l.Until), l.Err))
+		known := "it is not known until when what is needed is locked"
+		if !l.Until.IsZero() {
+			known = fmt.Sprintf("what is needed is locked until %s at least, and not beyond", showTime(l.Until))
+		}
+		said = append(said, fmt.Sprintf("the storage refused to lock %s for longer; %s (%v)", showCount(int64(l.Refused), "object", "objects"), known, l.Err))
 		hint = "the account that prunes needs s3:PutObjectRetention and s3:GetObjectRetention there. The next run tries again"
 	}
 	return strings.Join(said, "; and "), hint

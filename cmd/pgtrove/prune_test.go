@@ -138,6 +138,10 @@ func TestThePruneReportSaysWhatBecameOfLocks(t *testing.T) {
 	if hint := p.hint(err); !strings.Contains(hint, "s3:PutObjectRetention") {
 		t.Errorf("hint %q", hint)
 	}
+	bad.Locks.Until = time.Time{}
+	if err = p.shortcomings(bad); !strings.Contains(fmt.Sprint(err), "it is not known until when what is needed is locked") {
+		t.Error(err)
+	}
 }
 
 func TestOfMuchDamageThePruneListsSomeAndCountsTheRest(t *testing.T) {

@@ -56,7 +56,7 @@ type amountJSON struct {
 
 // lockJSON is what became of the retention of what is needed.
 type lockJSON struct {
-	Until       jsonTime `json:"until"`    // everything needed is locked at least until then; null: the repository asks for no locks
+	Until       jsonTime `json:"until"`    // everything needed is locked at least until then; null: the repository asks for no locks, or it is not known
 	Extended    int      `json:"extended"` // objects
 	NotExtended int      `json:"not_extended"`
 	Waiting     int      `json:"waiting"` // objects that are not needed and locked yet; a later run deletes them
