@@ -150,7 +150,7 @@ func (a *app) createStorage(ctx context.Context, name, keyFile string, unsafe bo
 
 // createRemote gives the storage for a new repository in object storage, and what its test found.
 func (a *app) createRemote(ctx context.Context, name string, unsafe bool) (storage.Store, *repo.StorageTest, error) {
-	driver, err := a.openS3(ctx, name)
+	driver, err := a.openS3(name)
 	if err != nil {
 		return nil, nil, err
 	}
