@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ type LockReport struct {
 	Extended int       // objects that the run has locked for longer, or has found so; of a dry run, that it would
 	Refused  int       // objects of which the storage refused that
 	Err      error     // why, of one of them
+	Missing  []string  // objects that are needed, and were gone when they were to be locked
 }
 
 // lockPeriod is for how long the repository asks the storage to keep objects; 0: it does not ask.
@@ -70,27 +72,40 @@ func (p *pruner) extendLocks(ctx context.Context) error {
 		until = p.start.Add(period).UTC().Truncate(time.Second)
 		p.run.LockedUntil = until
 	}
+	all, err := p.lockAll(ctx, keys, until)
+	if !all {
+		p.run.LockedUntil = time.Time{} // which claims nothing, and the next run tries again
+	}
+	return err
+}
+
+// lockAll locks objects, and says whether now everything is that is needed. What the storage refuses is reported.
+func (p *pruner) lockAll(ctx context.Context, keys []string, until time.Time) (all bool, err error) {
+	report := &p.report.Locks
 	if p.o.DryRun {
 		report.Extended, report.Until = len(keys), until
-		return nil
+		return true, nil
 	}
 	// One alone first: where the account may not do it, or the storage cannot, one request says so.
 	for _, part := range [][]string{keys[:min(1, len(keys))], keys[min(1, len(keys)):]} {
 		if err := p.lock(ctx, part, until); err != nil {
-			return err
+			return false, err
 		}
 		switch {
 		case errors.Is(report.Err, storage.ErrNoLock): // the repository was copied from a bucket
-			*report, p.run.LockedUntil = LockReport{}, time.Time{}
-			return nil
+			*report = LockReport{}
+			return false, nil
 		case report.Err != nil:
-			report.Refused = len(keys) - report.Extended
-			p.run.LockedUntil = time.Time{} // which claims nothing, and the next run tries again
-			return nil
+			report.Refused = len(keys) - report.Extended - len(report.Missing)
+			return false, nil
 		}
 	}
+	if len(report.Missing) > 0 {
+		slices.Sort(report.Missing)
+		return false, nil
+	}
 	report.Until = until
-	return nil
+	return true, nil
 }
 
 // needLock lists what is needed, and was there when the run began: all packs but those that go, for who has not committed yet needs his
@@ -178,7 +193,9 @@ func (p *pruner) lock(ctx context.Context, keys []string, until time.Time) error
 			switch {
 			case err == nil:
 				report.Extended++
-			case errors.Is(err, storage.ErrNotExist): // a pin that was taken back, or another run is ahead, which publish finds out
+			case errors.Is(err, storage.ErrNotExist) && mayBeAbsent(key):
+			case errors.Is(err, storage.ErrNotExist): // or another run is ahead, which publish finds out
+				report.Missing = append(report.Missing, key)
 			case errors.Is(err, storage.ErrDenied), errors.Is(err, storage.ErrNoLock):
 				report.Refused++
 				report.Err = err
@@ -189,4 +206,15 @@ func (p *pruner) lock(ctx context.Context, keys []string, until time.Time) error
 		})
 	}
 	return g.Wait()
+}
+
+// mayBeAbsent says whether it is nothing that an object is gone that was to be locked, or never was there: a pin, which can be taken back, and what is
+// archived.
+func mayBeAbsent(key string) bool {
+	for _, prefix := range []string{configKey, keysPrefix, packsPrefix, basePrefix, snapshotsPrefix, sessionsPrefix, indexPrefix, gcPrefix} {
+		if strings.HasPrefix(key, prefix) {
+			return false
+		}
+	}
+	return true
 }

@@ -3,6 +3,7 @@ package repo
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -295,7 +296,7 @@ func TestACopyWhereNothingIsLockedIsPrunedWithoutAWord(t *testing.T) {
 	r := f.open(t, f.store)
 	r.config.Params.ObjectLockDays, r.config.Created = 1, time.Time{}
 	backup(t, r, pieces(25, 10))
-	if report := prune(t, r, pruning()); report.Locks != (LockReport{}) {
+	if report := prune(t, r, pruning()); !reflect.DeepEqual(report.Locks, LockReport{}) {
 		t.Errorf("%+v", report.Locks)
 	}
 	if run, err := r.newestRun(t.Context()); err != nil || run.Number != 1 || !run.LockedUntil.IsZero() {
@@ -336,5 +337,33 @@ func TestALockThatCannotBeIsNotBelieved(t *testing.T) {
 	p := pruner{Repo: b.repo, last: &gcRun{}, start: time.Now()}
 	if until, due := p.lockedUntil(); !until.IsZero() || !due {
 		t.Errorf("locked until %s, extend: %v", until, due)
+	}
+}
+
+// TestWhatIsGoneWhenItIsToBeLockedIsTold: it was in the listings, and somebody deletes it before its lock is extended.
+func TestWhatIsGoneWhenItIsToBeLockedIsTold(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
+	sid, _ := backup(t, b.repo, pieces(32, 4))
+	must(t, b.repo.Pin(t.Context(), sid))
+	pack := list(t, b.store, packsPrefix)[0]
+	without := func(gone string) *Repo {
+		r, err := Open(t.Context(), fault.New(b.store, func(op fault.Op) fault.Action {
+			if op.Verb == fault.Lock && op.Key == gone {
+				return fault.Action{Before: storage.ErrNotExist}
+			}
+			return fault.Action{}
+		}), b.id)
+		must(t, err)
+		return r
+	}
+	if l := prune(t, without(pinsPrefix+sid), after(9)).Locks; l.Missing != nil || l.Until.Before(time.Now().Add(32*time.Hour)) {
+		t.Errorf("without a pin: %+v", l)
+	}
+	before := prune(t, b.repo, after(10)).Locks.Until
+	if l := prune(t, without(pack), after(20)).Locks; !slices.Equal(l.Missing, []string{pack}) || l.Extended < 5 || !l.Until.Equal(before) {
+		t.Errorf("without a pack: %+v", l)
+	}
+	if run, err := b.repo.newestRun(t.Context()); err != nil || !run.LockedUntil.IsZero() {
+		t.Errorf("%+v, %v", run, err)
 	}
 }

@@ -234,5 +234,10 @@ func refusals(r *repo.PruneReport) (text, hint string) {
 		said = append(said, fmt.Sprintf("the storage refused to lock %s for longer; %s (%v)", showCount(int64(l.Refused), "object", "objects"), known, l.Err))
 		hint = "the account that prunes needs s3:PutObjectRetention and s3:GetObjectRetention there. The next run tries again"
 	}
+	if gone := r.Locks.Missing; len(gone) > 0 {
+		said = append(said, fmt.Sprintf("%s gone when their locks were to be extended, though they are needed, such as %s",
+			showCount(int64(len(gone)), "object was", "objects were"), strings.Join(gone[:min(len(gone), 3)], ", ")))
+		hint = "find out who removes objects there. `pgtrove verify` says which snapshots are concerned"
+	}
 	return strings.Join(said, "; and "), hint
 }
