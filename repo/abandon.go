@@ -1,14 +1,16 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pgtrove/pgtrove/storage"
 )
 
-// abandonTime is how long taking away again what an Init has put may take.
+// abandonTime is how long looking at what an Init has put may take, and taking it away again.
 const abandonTime = 15 * time.Second
 
 // InitError is an Init that the storage did not let come to its end.
@@ -23,6 +25,29 @@ type InitError struct {
 func (e *InitError) Error() string { return e.Err.Error() }
 
 func (e *InitError) Unwrap() error { return e.Err }
+
+// noConfig is the error of an Init whose Put of config, with that text, failed with err. A refusal does not say that it is not there: the first answer may
+// have been lost, and the request that was sent again refused, because what is there is locked, or the storage full since. So it is read.
+func noConfig(ctx context.Context, store storage.Store, text []byte, err error) *InitError {
+	e := &InitError{Err: fmt.Errorf("write config: %w", err)}
+	if errors.Is(err, storage.ErrExist) {
+		e.Err = fmt.Errorf("write config: %w", ErrExists)
+	}
+	if ctx.Err() != nil || errors.Is(err, storage.ErrUnreachable) { // it may still arrive
+		e.MayExist = true
+		return e
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
+	defer cancel()
+	switch there, err := store.Get(ctx, configKey, storage.Range{}, nil); {
+	case errors.Is(err, storage.ErrNotExist):
+	case err != nil || bytes.Equal(there, text):
+		e.MayExist = true
+	default: // another Init was faster
+		e.Err = fmt.Errorf("write config: %w", ErrExists)
+	}
+	return e
+}
 
 // abandon takes away the bundle that an Init has put, if nothing can need it, and completes its error. It also works when the caller has given up,
 // and does not try where nobody answers.

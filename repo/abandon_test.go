@@ -20,17 +20,24 @@ func TestAFailedInitLeavesNothingThatASecondOneMinds(t *testing.T) {
 		key      string // whose Put fails
 		action   fault.Action
 		keeps    bool // the storage refuses to delete
+		hides    bool // the storage refuses to show config
 		mayExist bool
 		left     int
 		second   error
 	}{
-		"the bundle is refused":              {keysPrefix, fault.Action{Before: refused}, false, false, 0, nil},
-		"the bundle never arrives":           {keysPrefix, fault.Action{Before: unreachable}, false, false, 0, nil},
-		"the bundle's answer is lost":        {keysPrefix, fault.Action{After: unreachable}, false, false, 1, nil},
-		"config is refused":                  {configKey, fault.Action{Before: denied}, false, false, 0, nil},
-		"and nothing may be deleted":         {configKey, fault.Action{Before: denied}, true, false, 1, nil},
-		"config never arrives":               {configKey, fault.Action{Before: unreachable}, false, true, 1, nil},
-		"config arrives, its answer is lost": {configKey, fault.Action{After: unreachable}, false, true, 2, ErrExists},
+		"the bundle is refused":              {keysPrefix, fault.Action{Before: refused}, false, false, false, 0, nil},
+		"the bundle never arrives":           {keysPrefix, fault.Action{Before: unreachable}, false, false, false, 0, nil},
+		"the bundle's answer is lost":        {keysPrefix, fault.Action{After: unreachable}, false, false, false, 1, nil},
+		"config is refused":                  {configKey, fault.Action{Before: denied}, false, false, false, 0, nil},
+		"and nothing may be deleted":         {configKey, fault.Action{Before: denied}, true, false, false, 1, nil},
+		"config never arrives":               {configKey, fault.Action{Before: unreachable}, false, false, true, 1, nil},
+		"config arrives, its answer is lost": {configKey, fault.Action{After: unreachable}, false, false, true, 2, ErrExists},
+		// As the storage says of the second request when the first one's answer was lost.
+		"config arrives, and is locked":                {configKey, fault.Action{After: denied}, true, false, true, 2, ErrExists},
+		"config arrives, and the storage is full":      {configKey, fault.Action{After: storage.ErrFull}, false, false, true, 2, ErrExists},
+		"config arrives, and the name is taken":        {configKey, fault.Action{After: storage.ErrExist}, false, false, true, 2, ErrExists},
+		"config is refused, and whether it is there":   {configKey, fault.Action{Before: denied}, false, true, true, 1, nil},
+		"config arrives, and whether it is, is hidden": {configKey, fault.Action{After: denied}, false, true, true, 2, ErrExists},
 	} {
 		t.Run(name, func(t *testing.T) {
 			below := mem.New(nil)
@@ -38,6 +45,8 @@ func TestAFailedInitLeavesNothingThatASecondOneMinds(t *testing.T) {
 				switch {
 				case op.Verb == fault.Put && strings.HasPrefix(op.Key, c.key):
 					return c.action
+				case op.Verb == fault.Get && op.Key == configKey && c.hides:
+					return fault.Action{Before: denied}
 				case op.Verb == fault.Delete && c.keeps:
 					return fault.Action{Before: denied}
 				}
@@ -82,6 +91,13 @@ func TestAnInitThatIsInterruptedKeepsWhatMayOpenTheRepository(t *testing.T) {
 }
 
 func TestOfTwoInitsAtOnceTheSlowerOneLeavesNothing(t *testing.T) {
+	// A storage may say of a name that is taken, and locked, that access is denied.
+	for _, says := range []error{nil, storage.ErrDenied} {
+		twoInits(t, says)
+	}
+}
+
+func twoInits(t *testing.T, says error) {
 	below := mem.New(nil)
 	fast, err := age.GenerateX25519Identity()
 	must(t, err)
@@ -90,12 +106,14 @@ func TestOfTwoInitsAtOnceTheSlowerOneLeavesNothing(t *testing.T) {
 			if _, err := Init(t.Context(), below, fast.Recipient(), time.Now()); err != nil {
 				t.Error(err)
 			}
+			return fault.Action{Before: says}
 		}
 		return fault.Action{}
 	})
 	slow, err := age.GenerateX25519Identity()
 	must(t, err)
-	if _, err := Init(t.Context(), s, slow.Recipient(), time.Now()); !errors.Is(err, ErrExists) {
+	var failed *InitError
+	if _, err := Init(t.Context(), s, slow.Recipient(), time.Now()); !errors.Is(err, ErrExists) || !errors.As(err, &failed) || failed.MayExist {
 		t.Errorf("%v", err)
 	}
 	if n := list(t, below, keysPrefix); len(n) != 1 {

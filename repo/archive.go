@@ -72,8 +72,11 @@ func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byt
 		return 0, err
 	}
 	err = r.store.Put(ctx, key, object)
-	if err == nil {
+	switch {
+	case err == nil:
 		return StoredNew, nil
+	case errors.Is(err, storage.ErrNotDurable):
+		return 0, fmt.Errorf("write %s: %w", key, err)
 	}
 	// Whether the name was taken or the answer to our own write was lost: what counts is what stands there now.
 	there, _, readErr := r.archiveHeader(ctx, key)

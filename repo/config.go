@@ -176,18 +176,21 @@ func InitWith(ctx context.Context, store storage.Store, recipient age.Recipient,
 	if err != nil {
 		return nil, err
 	}
+	r, err := newOpened(store, c, bundle, Opening{Config: text, Bundle: wrapped}) // while nothing is there: nothing fails once config is
+	if err != nil {
+		return nil, err
+	}
 	key := keysPrefix + newID()
 	if err := store.Put(ctx, key, wrapped); err != nil {
 		return nil, abandon(ctx, store, key, &InitError{Err: fmt.Errorf("write key bundle: %w", err)})
 	}
-	if err := store.Put(ctx, configKey, text); err != nil {
-		unknown := ctx.Err() != nil || errors.Is(err, storage.ErrUnreachable)
-		if errors.Is(err, storage.ErrExist) {
-			err = ErrExists
-		}
-		return nil, abandon(ctx, store, key, &InitError{MayExist: unknown, Err: fmt.Errorf("write config: %w", err)})
+	if err := ctx.Err(); err != nil { // config is not asked for yet, so that it is certain that it is not there
+		return nil, abandon(ctx, store, key, &InitError{Err: fmt.Errorf("write config: %w", err)})
 	}
-	return newOpened(store, c, bundle, Opening{Config: text, Bundle: wrapped})
+	if err := store.Put(ctx, configKey, text); err != nil {
+		return nil, abandon(ctx, store, key, noConfig(ctx, store, text, err))
+	}
+	return r, nil
 }
 
 // Open opens the repository in store with whatever bundle one of the identities fits. keys.ErrLocked: none does.

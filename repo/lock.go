@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,10 +19,11 @@ const lockers = 16
 
 // LockReport says what a run did about object locks.
 type LockReport struct {
-	Until    time.Time // what the snapshots that stay need is locked at least until then; zero: the repository asks for no locks
+	Until    time.Time // what the snapshots that stay need is locked at least until then; zero: the repository asks for no locks, or it is not known
 	Extended int       // objects that the run has locked for longer, or has found so; of a dry run, that it would
 	Refused  int       // objects of which the storage refused that
 	Err      error     // why, of one of them
+	Missing  []string  // objects that are needed, and were gone when they were to be locked
 }
 
 // lockPeriod is for how long the repository asks the storage to keep objects; 0: it does not ask.
@@ -29,16 +31,25 @@ func (r *Repo) lockPeriod() time.Duration {
 	return time.Duration(r.config.Params.ObjectLockDays) * 24 * time.Hour
 }
 
-// lockedUntil is until when everything that the last run's snapshots need is locked at least. Where no run has extended anything, all of it has
-// been locked since it was put, and nothing was put before the repository was made.
-func (p *pruner) lockedUntil() time.Time {
-	if !p.last.LockedUntil.IsZero() {
-		return p.last.LockedUntil
+// lockedUntil is until when everything that the last run's snapshots need is locked at least, and whether it is due to be locked for longer: when two
+// thirds of the period or less are left. Where no run has extended anything, all of it has been locked since it was put, and nothing was put
+// before the repository was made.
+//
+// No run, and no creation before this one, can have locked anything for longer than a period from now on. Who says so has a wrong clock, or wants
+// locks to run out: then nothing is known, which is the zero time.
+func (p *pruner) lockedUntil() (until time.Time, due bool) {
+	period := p.lockPeriod()
+	until = p.last.LockedUntil
+	if until.IsZero() {
+		until = p.config.Created.Add(period)
 	}
-	return p.config.Created.Add(p.lockPeriod())
+	if until.After(p.start.Add(period)) {
+		return time.Time{}, true
+	}
+	return until, !p.start.Add(period / 3 * 2).Before(until)
 }
 
-// extendLocks sees to it that nothing that snapshots need can be deleted, before the run is published. Where half of the period or less is left, it
+// extendLocks sees to it that nothing that snapshots need can be deleted, before the run is published. Where two thirds of the period or less are left, it
 // locks everything that stays for a whole period from the run's begin on. Else what no run has known to be needed is locked as long as the rest
 // (comeBack).
 //
@@ -49,10 +60,11 @@ func (p *pruner) extendLocks(ctx context.Context) error {
 		return nil
 	}
 	report := &p.report.Locks
-	report.Until = p.lockedUntil()
+	until, due := p.lockedUntil()
+	report.Until = until
 	p.run.LockedUntil = p.last.LockedUntil
-	keys, until := p.comeBack(), report.Until
-	if !p.start.Add(period / 2).Before(until) {
+	keys := p.comeBack()
+	if due {
 		var err error
 		if keys, err = p.needLock(ctx); err != nil {
 			return err
@@ -60,27 +72,40 @@ func (p *pruner) extendLocks(ctx context.Context) error {
 		until = p.start.Add(period).UTC().Truncate(time.Second)
 		p.run.LockedUntil = until
 	}
+	all, err := p.lockAll(ctx, keys, until)
+	if !all {
+		p.run.LockedUntil = time.Time{} // which claims nothing, and the next run tries again
+	}
+	return err
+}
+
+// lockAll locks objects, and says whether now everything is that is needed. What the storage refuses is reported.
+func (p *pruner) lockAll(ctx context.Context, keys []string, until time.Time) (all bool, err error) {
+	report := &p.report.Locks
 	if p.o.DryRun {
 		report.Extended, report.Until = len(keys), until
-		return nil
+		return true, nil
 	}
 	// One alone first: where the account may not do it, or the storage cannot, one request says so.
 	for _, part := range [][]string{keys[:min(1, len(keys))], keys[min(1, len(keys)):]} {
 		if err := p.lock(ctx, part, until); err != nil {
-			return err
+			return false, err
 		}
 		switch {
 		case errors.Is(report.Err, storage.ErrNoLock): // the repository was copied from a bucket
-			*report, p.run.LockedUntil = LockReport{}, time.Time{}
-			return nil
+			*report = LockReport{}
+			return false, nil
 		case report.Err != nil:
-			report.Refused = len(keys) - report.Extended
-			p.run.LockedUntil = time.Time{} // which claims nothing, and the next run tries again
-			return nil
+			report.Refused = len(keys) - report.Extended - len(report.Missing)
+			return false, nil
 		}
 	}
+	if len(report.Missing) > 0 {
+		slices.Sort(report.Missing)
+		return false, nil
+	}
 	report.Until = until
-	return nil
+	return true, nil
 }
 
 // needLock lists what is needed, and was there when the run began: all packs but those that go, for who has not committed yet needs his
@@ -168,7 +193,9 @@ func (p *pruner) lock(ctx context.Context, keys []string, until time.Time) error
 			switch {
 			case err == nil:
 				report.Extended++
-			case errors.Is(err, storage.ErrNotExist): // a pin that was taken back, or another run is ahead, which publish finds out
+			case errors.Is(err, storage.ErrNotExist) && mayBeAbsent(key):
+			case errors.Is(err, storage.ErrNotExist): // or another run is ahead, which publish finds out
+				report.Missing = append(report.Missing, key)
 			case errors.Is(err, storage.ErrDenied), errors.Is(err, storage.ErrNoLock):
 				report.Refused++
 				report.Err = err
@@ -179,4 +206,15 @@ func (p *pruner) lock(ctx context.Context, keys []string, until time.Time) error
 		})
 	}
 	return g.Wait()
+}
+
+// mayBeAbsent says whether it is nothing that an object is gone that was to be locked, or never was there: a pin, which can be taken back, and what is
+// archived.
+func mayBeAbsent(key string) bool {
+	for _, prefix := range []string{configKey, keysPrefix, packsPrefix, basePrefix, snapshotsPrefix, sessionsPrefix, indexPrefix, gcPrefix} {
+		if strings.HasPrefix(key, prefix) {
+			return false
+		}
+	}
+	return true
 }

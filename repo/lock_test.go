@@ -3,6 +3,7 @@ package repo
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -295,10 +296,74 @@ func TestACopyWhereNothingIsLockedIsPrunedWithoutAWord(t *testing.T) {
 	r := f.open(t, f.store)
 	r.config.Params.ObjectLockDays, r.config.Created = 1, time.Time{}
 	backup(t, r, pieces(25, 10))
-	if report := prune(t, r, pruning()); report.Locks != (LockReport{}) {
+	if report := prune(t, r, pruning()); !reflect.DeepEqual(report.Locks, LockReport{}) {
 		t.Errorf("%+v", report.Locks)
 	}
 	if run, err := r.newestRun(t.Context()); err != nil || run.Number != 1 || !run.LockedUntil.IsZero() {
+		t.Errorf("%+v, %v", run, err)
+	}
+}
+
+// TestLocksAreExtendedWhenAThirdOfTheirTimeIsOver: so that a nightly prune may fail for some nights.
+func TestLocksAreExtendedWhenAThirdOfTheirTimeIsOver(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
+	backup(t, b.repo, pieces(30, 4))
+	for _, c := range []struct {
+		hours   int
+		extends bool
+	}{{7, false}, {9, true}, {16, false}, {18, true}} {
+		if n := prune(t, b.repo, after(c.hours)).Locks.Extended; (n > 0) != c.extends {
+			t.Errorf("after %d hours of 24: %d objects", c.hours, n)
+		}
+	}
+}
+
+// TestALockThatCannotBeIsNotBelieved: a host with a clock that is years ahead, or a thief, wrote until when all is locked.
+func TestALockThatCannotBeIsNotBelieved(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
+	backup(t, b.repo, pieces(31, 4))
+	prune(t, b.repo, after(24*365))
+	if run, err := b.repo.newestRun(t.Context()); err != nil || time.Until(run.LockedUntil) < 24*365*time.Hour {
+		t.Fatalf("%+v, %v", run, err)
+	}
+	start := time.Now()
+	if l := prune(t, b.repo, after(0)).Locks; l.Extended < 5 || l.Until.Before(start.Add(24*time.Hour-time.Second)) || l.Until.After(time.Now().Add(24*time.Hour)) {
+		t.Errorf("%+v", l)
+	}
+	if l := prune(t, b.repo, after(1)).Locks; l.Extended != 0 {
+		t.Errorf("%+v", l)
+	}
+	b.repo.config.Created = time.Now().Add(time.Hour) // by such a clock too
+	p := pruner{Repo: b.repo, last: &gcRun{}, start: time.Now()}
+	if until, due := p.lockedUntil(); !until.IsZero() || !due {
+		t.Errorf("locked until %s, extend: %v", until, due)
+	}
+}
+
+// TestWhatIsGoneWhenItIsToBeLockedIsTold: it was in the listings, and somebody deletes it before its lock is extended.
+func TestWhatIsGoneWhenItIsToBeLockedIsTold(t *testing.T) {
+	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
+	sid, _ := backup(t, b.repo, pieces(32, 4))
+	must(t, b.repo.Pin(t.Context(), sid))
+	pack := list(t, b.store, packsPrefix)[0]
+	without := func(gone string) *Repo {
+		r, err := Open(t.Context(), fault.New(b.store, func(op fault.Op) fault.Action {
+			if op.Verb == fault.Lock && op.Key == gone {
+				return fault.Action{Before: storage.ErrNotExist}
+			}
+			return fault.Action{}
+		}), b.id)
+		must(t, err)
+		return r
+	}
+	if l := prune(t, without(pinsPrefix+sid), after(9)).Locks; l.Missing != nil || l.Until.Before(time.Now().Add(32*time.Hour)) {
+		t.Errorf("without a pin: %+v", l)
+	}
+	before := prune(t, b.repo, after(10)).Locks.Until
+	if l := prune(t, without(pack), after(20)).Locks; !slices.Equal(l.Missing, []string{pack}) || l.Extended < 5 || !l.Until.Equal(before) {
+		t.Errorf("without a pack: %+v", l)
+	}
+	if run, err := b.repo.newestRun(t.Context()); err != nil || !run.LockedUntil.IsZero() {
 		t.Errorf("%+v, %v", run, err)
 	}
 }

@@ -311,8 +311,8 @@ func (r *Repo) end(ctx context.Context, key string, o *outcome) error {
 		return err
 	}
 	err = r.store.Put(ctx, key, r.seal(kindOutcome, key, text))
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, storage.ErrNotDurable) {
+		return err
 	}
 	// Taken, or our own answer was lost: the nonce tells. A fence may be gone already: the prune that resolves the session deletes it.
 	there, readErr := r.outcome(ctx, key)

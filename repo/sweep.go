@@ -26,6 +26,9 @@ func (p *pruner) publish(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, storage.ErrNotDurable) {
+		return fmt.Errorf("write %s: %w", key, err)
+	}
 	// Taken, or our own answer was lost: the nonce tells. It may be gone already, if a later run deleted it.
 	there, readErr := p.get(ctx, kindGC, key)
 	var g gcRun

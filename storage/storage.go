@@ -29,7 +29,8 @@ type Store interface {
 	// durable. Of several callers with the same key exactly one gets nil.
 	// ErrExist: the key is taken; contents are not compared, and the object that is there is durable and
 	// untouched. After any other error the object may exist all the same (the answer may have been lost):
-	// only reading it tells. data is not kept after the call and not changed.
+	// only reading it tells. Where that error is ErrNotDurable too, reading tells nothing: a crash may yet remove what is
+	// there. A later Put of the key tells, with ErrExist. data is not kept after the call and not changed.
 	Put(ctx context.Context, key string, data []byte) error
 
 	// List calls fn for every object whose key begins with prefix, in ascending byte order of the whole key,
@@ -114,6 +115,8 @@ var (
 	ErrReadOnly = errors.New("storage is read-only")
 	// ErrNotEmpty: a place for a new repository holds other things already.
 	ErrNotEmpty = errors.New("not empty")
+	// ErrNotDurable: what can be read under the key is not known to survive a crash. Errors of Put are it besides their class.
+	ErrNotDurable = errors.New("not known to survive a crash")
 	// ErrNoLock: the storage cannot keep objects from being deleted.
 	ErrNoLock = errors.New("storage has no object lock")
 	// ErrKey: the key or prefix breaks the rules of CheckKey. A mistake of the program, not of the storage.
@@ -127,6 +130,8 @@ type Error struct {
 	Key   string // or the prefix of a listing
 	Class error
 	Err   error // may be nil when Class says it all
+	// NotDurable says that the error is ErrNotDurable besides. The text does not change.
+	NotDurable bool
 }
 
 func (e *Error) Error() string {
@@ -140,13 +145,16 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Unwrap gives errors.Is and errors.As both sides.
-func (e *Error) Unwrap() []error {
-	switch {
-	case e.Class == nil:
-		return []error{e.Err}
-	case e.Err == nil:
-		return []error{e.Class}
+// Unwrap gives errors.Is and errors.As all sides.
+func (e *Error) Unwrap() (sides []error) {
+	if e.Class != nil {
+		sides = append(sides, e.Class)
 	}
-	return []error{e.Class, e.Err}
+	if e.Err != nil {
+		sides = append(sides, e.Err)
+	}
+	if e.NotDurable {
+		sides = append(sides, ErrNotDurable)
+	}
+	return sides
 }

@@ -62,6 +62,8 @@ func TestAnErrorTellsClassAndReason(t *testing.T) {
 			"get k: storage unreachable: unexpected EOF", []error{storage.ErrUnreachable, io.ErrUnexpectedEOF}},
 		{&storage.Error{Op: "put", Key: "k", Class: storage.ErrExist}, "put k: object exists already", []error{storage.ErrExist}},
 		{&storage.Error{Op: "list", Key: "p/", Err: io.EOF}, "list p/: EOF", []error{io.EOF}},
+		{&storage.Error{Op: "put", Key: "k", Class: storage.ErrUnreachable, Err: io.EOF, NotDurable: true},
+			"put k: storage unreachable: EOF", []error{storage.ErrUnreachable, io.EOF, storage.ErrNotDurable}},
 	} {
 		if got := c.err.Error(); got != c.text {
 			t.Errorf("%q, want %q", got, c.text)

@@ -62,7 +62,7 @@ type initOptions struct {
 	lockDays           int // 0: no object lock
 }
 
-func (a *app) init(ctx context.Context, o initOptions) (err error) {
+func (a *app) init(ctx context.Context, o initOptions) error {
 	name, err := a.repositoryName()
 	if err != nil {
 		return err
@@ -75,69 +75,82 @@ func (a *app) init(ctx context.Context, o initOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	// What was made is taken away again, newest first, when a later step fails.
-	var undo []func()
-	defer func() {
-		if err == nil {
-			return
-		}
-		for i := len(undo) - 1; i >= 0; i-- {
-			undo[i]()
-		}
-	}()
-
-	store, tested, before, err := a.createStorage(ctx, name, o)
-	undo = append(undo, before...)
-	if err != nil {
-		return fmt.Errorf("make repository %s: %w", name, refusal(err))
-	}
-
-	keyFile, recipient := "", age.Recipient(nil)
-	if pass != "" {
-		recipient, _, err = keys.Passphrase(string(pass))
-	} else {
-		// The identity is durable before anything depends on it.
+	keyFile := ""
+	if pass == "" {
 		if keyFile, err = a.newIdentityPath(); err != nil {
 			return err
 		}
-		undo = append(undo, removeNew(filepath.Dir(keyFile)))
-		if recipient, err = makeIdentity(keyFile); err == nil {
-			undo = append(undo, func() { _ = os.Remove(keyFile) })
-		}
+	}
+	store, tested, err := a.createStorage(ctx, name, keyFile, o.unsafe)
+	if err != nil {
+		return fmt.Errorf("make repository %s: %w", name, refusal(err))
+	}
+	recipient := age.Recipient(nil)
+	if keyFile == "" {
+		recipient, _, err = keys.Passphrase(string(pass))
+	} else {
+		recipient, err = makeIdentity(keyFile) // durable before anything depends on it
 	}
 	if err != nil {
 		return err
 	}
 	a.obey(repo.Config{Params: repo.Params{ObjectLockDays: o.lockDays}})
 	r, err := repo.InitWith(ctx, store, recipient, time.Now(), repo.InitOptions{Storage: tested, ObjectLockDays: o.lockDays})
-	var failed *repo.InitError
-	if errors.As(err, &failed) && failed.MayExist && tested != nil {
-		undo = nil // the identity is all that opens it
-	}
 	if err != nil {
+		undoInit(err, name, keyFile)
 		return fmt.Errorf("make repository %s: %w", name, a.adviseInit(err, tested != nil, o.lockDays > 0, keyFile))
 	}
-	return a.showInit(r.Config(), name, keyFile)
+	if err := a.showInit(r.Config(), name, keyFile); err != nil {
+		return a.untold(err, keyFile)
+	}
+	return nil
 }
 
-// createStorage gives the storage for a new repository, what its test found (nil for a directory), and what takes it away again, which counts
-// also with an error.
-func (a *app) createStorage(ctx context.Context, name string, o initOptions) (storage.Store, *repo.StorageTest, []func(), error) {
-	if isRemote(name) {
-		store, tested, err := a.createRemote(ctx, name, o.unsafe)
-		return store, tested, nil, err
+// undoInit takes away what a repository that failed with err leaves, unless it may be there all the same: then the identity is all that opens it. Of
+// a directory only what is empty goes, and not the directory itself: another init may be at work in it, and the bundle and the config there may be its.
+func undoInit(err error, name, keyFile string) {
+	var failed *repo.InitError
+	if errors.As(err, &failed) && failed.MayExist {
+		return
 	}
-	undo := []func(){removeNew(name)}
+	if !isRemote(name) {
+		_ = os.Remove(filepath.Join(name, "keys")) // who puts something there makes it again
+	}
+	if keyFile != "" {
+		_ = os.Remove(keyFile)
+	}
+}
+
+// untold is the error of an init that made the repository, and could not say so. Nothing is undone.
+func (a *app) untold(err error, keyFile string) error {
+	opens := "the passphrase opens it"
+	if keyFile != "" {
+		opens = "the identity file " + keyFile + " opens it: make a copy of that elsewhere"
+	}
+	return withHint(fmt.Errorf("the repository was made, but its description could not be written: %w", err), "`pgtrove info` shows it; %s", opens)
+}
+
+// createStorage gives the storage for a new repository, and what its test found (nil for a directory).
+func (a *app) createStorage(ctx context.Context, name, keyFile string, unsafe bool) (storage.Store, *repo.StorageTest, error) {
+	if isRemote(name) {
+		return a.createRemote(ctx, name, unsafe)
+	}
+	// Where there is no directory there is no repository either, which would be the first thing to say.
+	if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) && keyFile != "" {
+		if _, err := os.Lstat(keyFile); err == nil {
+			return nil, nil, identityExists(keyFile)
+		}
+	}
 	driver, err := storagefs.Create(name)
 	if err != nil {
-		return nil, nil, undo, err
+		return nil, nil, err
 	}
-	return a.decorate(driver), nil, append(undo, func() { clearRepository(name) }), nil
+	return a.decorate(driver), nil, nil
 }
 
 // createRemote gives the storage for a new repository in object storage, and what its test found.
 func (a *app) createRemote(ctx context.Context, name string, unsafe bool) (storage.Store, *repo.StorageTest, error) {
-	driver, err := a.openS3(ctx, name)
+	driver, err := a.openS3(name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -164,13 +177,13 @@ func (a *app) adviseInit(err error, remote, lock bool, keyFile string) error {
 		a.out.info("%s may be left in the bucket; it does no harm, and another init does not mind it", failed.Left)
 	}
 	switch {
-	case errors.Is(err, repo.ErrExists): // another init was faster
-	case failed != nil && failed.MayExist && remote:
+	case failed != nil && failed.MayExist:
 		then := "if there is no repository, run init again"
 		if keyFile != "" {
 			then = fmt.Sprintf("if there is no repository, remove the identity file %s, which was kept, and run init again", keyFile)
 		}
 		return withHint(err, "it may have been made all the same: `pgtrove info` tells; %s", then)
+	case errors.Is(err, repo.ErrExists): // another init was faster
 	case remote && errors.Is(err, storage.ErrDenied):
 		return hintRights(err, lock)
 	case lock && failed != nil:
@@ -248,13 +261,17 @@ func makeIdentity(path string) (age.Recipient, error) {
 	}
 	err = durable.Create(path, 0o600, text)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, withHint(refused("write identity file: %s exists, and an identity is never overwritten: it may be all that opens another repository", path),
-			"choose another place with --key-file FILE")
+		return nil, identityExists(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("write identity file: %w", err)
 	}
 	return recipient, nil
+}
+
+func identityExists(path string) error {
+	return withHint(refused("write identity file: %s exists, and an identity is never overwritten: it may be all that opens another repository", path),
+		"choose another place with --key-file FILE")
 }
 
 // refusal gives what the storage says of a place that is taken the repository's name for it.
@@ -268,26 +285,16 @@ func refusal(err error) error {
 	return err
 }
 
-// removeNew returns what removes the directories up to path that are not there yet, as far as they are empty.
-func removeNew(path string) func() {
-	var made []string
-	for p := path; ; p = filepath.Dir(p) {
-		if _, err := os.Lstat(p); err == nil || p == filepath.Dir(p) {
-			break
-		}
-		made = append(made, p)
+// pruneOften says how often to prune where objects are locked for so many days: each quarter of the time at least. A prune extends what has two thirds of it
+// left or less, so at the latest with five twelfths of it left, and if that run fails the next one comes in time.
+func pruneOften(days int) string {
+	switch {
+	case days >= 4:
+		return "every night"
+	case days >= 2:
+		return "every 12 hours"
 	}
-	return func() {
-		for _, p := range made {
-			_ = os.Remove(p)
-		}
-	}
-}
-
-// clearRepository removes what a failed init left: the directory was empty before.
-func clearRepository(path string) {
-	_ = os.Remove(filepath.Join(path, "config"))
-	_ = os.RemoveAll(filepath.Join(path, "keys"))
+	return "every 6 hours"
 }
 
 func (a *app) showInit(c repo.Config, name, keyFile string) error {
@@ -311,9 +318,9 @@ Make a copy now, on another machine or on paper, for example
 		text += "The passphrase is all that opens it. If it is forgotten, the backups are lost.\n"
 	}
 	if days := c.Params.ObjectLockDays; days > 0 {
-		text += fmt.Sprintf(`What is written is locked for %s. Prune more often than each half of that, such as every night: it extends the locks of what is needed.
+		text += fmt.Sprintf(`What is written is locked for %s. Prune %s, or more often: it extends the locks of what is needed.
 What it deletes the bucket keeps as old versions: give the bucket a rule that removes these (docs/object-storage.md).
-`, showCount(int64(days), "day", "days"))
+`, showCount(int64(days), "day", "days"), pruneOften(days))
 	}
 	if !isRemote(name) {
 		text += `An account that may back up into a directory may also delete and change what is there: nothing keeps a stolen host from destroying

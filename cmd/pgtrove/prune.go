@@ -53,7 +53,7 @@ A backup that began before the run before this one, and goes on, holds a run up:
 code is 3. One that has written nothing for --fence-after is taken for dead and ended; if it was not, it notices
 and goes on by itself, at little cost.
 
-In a repository with object lock it also extends the locks of what is needed, before half of their time is over.
+In a repository with object lock it also extends the locks of what is needed, as soon as a third of their time is over.
 
 The first run that lists a snapshot fixes its age for pgtrove forget. Where the storage's times are not those of most new snapshots, as
 after a bucket was copied before it was ever pruned, the run refuses (exit code 5); with --accept-times it takes the times at which the
@@ -264,9 +264,17 @@ func refusals(r *repo.PruneReport) (text, hint string) {
 		hint = "may this account delete there, and does no policy of the storage forbid it? A later run deletes them"
 	}
 	if l := r.Locks; l.Refused > 0 {
-		said = append(said, fmt.Sprintf("the storage refused to lock %s for longer; what is needed is locked until %s at least, and not beyond (%v)",
-			showCount(int64(l.Refused), "object", "objects"), showTime(l.Until), l.Err))
+		known := "it is not known until when what is needed is locked"
+		if !l.Until.IsZero() {
+			known = fmt.Sprintf("what is needed is locked until %s at least, and not beyond", showTime(l.Until))
+		}
+		said = append(said, fmt.Sprintf("the storage refused to lock %s for longer; %s (%v)", showCount(int64(l.Refused), "object", "objects"), known, l.Err))
 		hint = "the account that prunes needs s3:PutObjectRetention and s3:GetObjectRetention there. The next run tries again"
+	}
+	if gone := r.Locks.Missing; len(gone) > 0 {
+		said = append(said, fmt.Sprintf("%s gone when their locks were to be extended, though they are needed, such as %s",
+			showCount(int64(len(gone)), "object was", "objects were"), strings.Join(gone[:min(len(gone), 3)], ", ")))
+		hint = "find out who removes objects there. `pgtrove verify` says which snapshots are concerned"
 	}
 	return strings.Join(said, "; and "), hint
 }

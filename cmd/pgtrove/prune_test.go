@@ -117,10 +117,10 @@ func TestThePruneReportSaysWhatBecameOfLocks(t *testing.T) {
 		}
 	}
 	j, err := json.Marshal(pruneResult(good, nil).Lock)
-	if err != nil || string(j) != `{"until":"2026-12-05T00:00:00Z","extended":1234,"not_extended":0,"waiting":0}` {
+	if err != nil || string(j) != `{"until":"2026-12-05T00:00:00Z","extended":1234,"not_extended":0,"missing":[],"waiting":0}` {
 		t.Errorf("%s, %v", j, err)
 	}
-	if j, err = json.Marshal(pruneResult(&repo.PruneReport{}, nil).Lock); err != nil || string(j) != `{"until":null,"extended":0,"not_extended":0,"waiting":0}` {
+	if j, err = json.Marshal(pruneResult(&repo.PruneReport{}, nil).Lock); err != nil || string(j) != `{"until":null,"extended":0,"not_extended":0,"missing":[],"waiting":0}` {
 		t.Errorf("%s, %v", j, err)
 	}
 
@@ -137,6 +137,15 @@ func TestThePruneReportSaysWhatBecameOfLocks(t *testing.T) {
 	}
 	if hint := p.hint(err); !strings.Contains(hint, "s3:PutObjectRetention") {
 		t.Errorf("hint %q", hint)
+	}
+	gone := &repo.PruneReport{Locks: repo.LockReport{Until: day, Extended: 7, Missing: []string{"packs/a/b", "packs/a/c"}}}
+	if err = p.shortcomings(gone); !strings.Contains(fmt.Sprint(err), "2 objects were gone when their locks were to be extended") ||
+		!strings.Contains(fmt.Sprint(err), "packs/a/b, packs/a/c") || !strings.Contains(p.hint(err), "`pgtrove verify`") || classify(err).code != codeIncomplete {
+		t.Errorf("%v, %s", err, p.hint(err))
+	}
+	bad.Locks.Until = time.Time{}
+	if err = p.shortcomings(bad); !strings.Contains(fmt.Sprint(err), "it is not known until when what is needed is locked") {
+		t.Error(err)
 	}
 }
 

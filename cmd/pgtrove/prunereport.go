@@ -57,9 +57,10 @@ type amountJSON struct {
 
 // lockJSON is what became of the retention of what is needed.
 type lockJSON struct {
-	Until       jsonTime `json:"until"`    // everything needed is locked at least until then; null: the repository asks for no locks
+	Until       jsonTime `json:"until"`    // everything needed is locked at least until then; null: the repository asks for no locks, or it is not known
 	Extended    int      `json:"extended"` // objects
 	NotExtended int      `json:"not_extended"`
+	Missing     []string `json:"missing"` // objects that are needed, and were gone when they were to be locked
 	Waiting     int      `json:"waiting"` // objects that are not needed and locked yet; a later run deletes them
 }
 
@@ -92,7 +93,7 @@ func pruneResult(r *repo.PruneReport, err error) pruneJSON {
 		Type: "prune", Run: r.Run, Snapshots: r.Valid, Removed: prunedResult(r.Expired), Returned: prunedResult(r.Returned),
 		Fenced: sessionsResult(r.Fenced), Blocked: []sessionJSON{}, Vanished: []prunedJSON{}, Stored: amountJSON(r.Stored), Deleted: amountJSON(r.Swept),
 		Condemned: amountJSON(r.Condemned), Repacked: amountJSON(r.Repacked), Rescued: amountJSON(r.Rescued), Tidied: amountJSON(r.Tidied), Locked: []string{}, Damage: []string{},
-		Lock: lockJSON{jsonTime(r.Locks.Until), r.Locks.Extended, r.Locks.Refused, len(r.Waiting)},
+		Lock: lockJSON{jsonTime(r.Locks.Until), r.Locks.Extended, r.Locks.Refused, append([]string{}, r.Locks.Missing...), len(r.Waiting)},
 	}
 	if errors.As(err, &blocked) {
 		j.Blocked = sessionsResult(blocked.Sessions)

@@ -88,14 +88,14 @@ func (a *app) openStorage(ctx context.Context, name string) (store storage.Store
 		}
 		return a.decorate(driver), "", nil
 	}
-	driver, err := a.openS3(ctx, name)
+	driver, err := a.openS3(name)
 	if err != nil {
 		return nil, "", err
 	}
 	return a.decorateRemote(driver), driver.Place(), nil
 }
 
-func (a *app) openS3(ctx context.Context, name string) (*s3.Store, error) {
+func (a *app) openS3(name string) (*s3.Store, error) {
 	o := a.settings.Storage.S3
 	o.Wrap = func(t http.RoundTripper) http.RoundTripper {
 		return limit.Transport(t, limit.Options{Upload: a.settings.Storage.LimitUpload, Download: a.settings.Storage.LimitDownload})
@@ -104,7 +104,7 @@ func (a *app) openS3(ctx context.Context, name string) (*s3.Store, error) {
 	if o.Location, err = s3.ParseLocation(name); err != nil {
 		return nil, err
 	}
-	a.remote, err = s3.Open(ctx, o)
+	a.remote, err = s3.Open(o)
 	return a.remote, err
 }
 

@@ -146,7 +146,12 @@ func MkdirAll(path string, mode os.FileMode) error {
 	if err := setDirMode(path, mode); err != nil {
 		return err
 	}
-	return SyncDir(parent)
+	if err := SyncDir(parent); err != nil {
+		// Who comes next and finds it takes it for durable. Where somebody was fast enough to put something into it, it stays.
+		_ = os.Remove(path)
+		return err
+	}
+	return nil
 }
 
 // setDirMode leaves a set-group-ID bit alone that the directory inherited.
@@ -164,6 +169,26 @@ func setDirMode(path string, mode os.FileMode) error {
 		return fmt.Errorf("set mode of directory: %w", err)
 	}
 	return nil
+}
+
+// Sync makes the file path durable that is there already, content and name, whoever made it.
+// Errors: fs.ErrNotExist when it is not there.
+func Sync(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe there must not hold us up
+	if err != nil {
+		return fmt.Errorf("sync file: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("sync file: %w", err)
+	}
+	if info.Mode().IsRegular() {
+		if err := f.Sync(); err != nil {
+			return fmt.Errorf("sync file: %w", err)
+		}
+	}
+	return SyncDir(filepath.Dir(path))
 }
 
 // SyncDir makes the names in the directory path durable: files created, renamed and removed in it.

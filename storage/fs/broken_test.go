@@ -271,7 +271,7 @@ func child(what, root string) error {
 	case childNothing:
 		return withNothing(s)
 	case childNoSync:
-		return withoutSync(s)
+		return withoutSync(s, root)
 	}
 	return errors.New("unknown child")
 }

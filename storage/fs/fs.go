@@ -186,8 +186,17 @@ func (s *Store) notExist(op, key string) error {
 // putTries bounds how often Put makes a directory anew that a Delete beside it removed as empty.
 const putTries = 100
 
-// Put implements storage.Store.
+// Put implements storage.Store. An object whose name could not be made durable stays: another writer may have made it so, and told success.
 func (s *Store) Put(ctx context.Context, key string, data []byte) error {
+	err := s.put(ctx, key, data)
+	// Between us and the files no answers are lost. So what a caller can read after another error is what somebody has not synced, or not yet.
+	if e := (*storage.Error)(nil); errors.As(err, &e) && !errors.Is(err, storage.ErrExist) {
+		e.NotDurable = true
+	}
+	return err
+}
+
+func (s *Store) put(ctx context.Context, key string, data []byte) error {
 	if err := begin(ctx, "put", key, storage.CheckKey); err != nil {
 		return err
 	}
@@ -234,10 +243,10 @@ func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 	return nil
 }
 
-// taken answers ErrExist. The other writer may not have got as far as the fsync of the directory, and our caller may take
-// "exists" for "stored".
+// taken answers ErrExist. The other writer may not have got as far as the fsync of the directory, or failed in it, and our
+// caller may take "exists" for "stored".
 func (s *Store) taken(key string) error {
-	if err := durable.SyncDir(filepath.Dir(s.path(key))); err != nil && !absent(err) {
+	if err := durable.Sync(s.path(key)); err != nil && !absent(err) {
 		return wrap("put", key, err)
 	}
 	return &storage.Error{Op: "put", Key: key, Class: storage.ErrExist}

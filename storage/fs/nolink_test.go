@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/storage/fs"
+	"github.com/pgtrove/pgtrove/storage/storagetest"
 )
 
 // forbid makes system calls of this process fail, as they do on file systems that lack them. It cannot be undone, so only
@@ -24,7 +25,7 @@ func forbid(calls map[uint32]unix.Errno) error {
 			unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(errno)})
 	}
 	filter = append(filter, unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW})
-	return install(filter)
+	return storagetest.Install(filter)
 }
 
 // withoutLinks runs in a child: root is on a file system without hard links.

@@ -3,77 +3,52 @@ package fs_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pgtrove/pgtrove/internal/durable"
 	"github.com/pgtrove/pgtrove/storage"
-	"github.com/pgtrove/pgtrove/storage/fs"
+	pgfs "github.com/pgtrove/pgtrove/storage/fs"
+	"github.com/pgtrove/pgtrove/storage/storagetest"
 )
 
-// failSync makes fsync of this process's descriptors from the given number on fail as on a disk that dies. It cannot be undone, so only children
-// call it.
-func failSync(from int) error {
-	const load, equal, atLeast, ret = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K,
-		unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, unix.BPF_RET | unix.BPF_K
-	const number, firstArgument = 0, 16 // in seccomp_data
-	return install([]unix.SockFilter{
-		{Code: load, K: number},
-		{Code: equal, K: unix.SYS_FSYNC, Jf: 3},
-		{Code: load, K: firstArgument},
-		{Code: atLeast, K: uint32(from), Jf: 1},
-		{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EIO)},
-		{Code: ret, K: unix.SECCOMP_RET_ALLOW},
-	})
-}
-
-// install puts a filter before all system calls of this process.
-func install(filter []unix.SockFilter) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("no new privileges: %w", err)
-	}
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
-		uintptr(unsafe.Pointer(&program)))
-	if errno != 0 {
-		return fmt.Errorf("seccomp: %w", errno)
-	}
-	return nil
-}
-
 // withoutSync runs in a child: what is not on disk must not be acknowledged.
-func withoutSync(s *fs.Store) error {
+func withoutSync(s *pgfs.Store, root string) error {
 	if err := s.Put(background, "a/first", []byte("x")); err != nil {
 		return err
 	}
-	next, err := os.Open(os.DevNull) // has the number that the next file will have
+	number, err := storagetest.NextFile()
 	if err != nil {
-		return err
-	}
-	number := int(next.Fd())
-	if err := next.Close(); err != nil {
 		return err
 	}
 	fails := func(what string, err error, say string) error {
 		if !errors.Is(err, storage.ErrUnreachable) || !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), say) {
 			return fmt.Errorf("%s: %v, want %q", what, err, say)
 		}
+		if strings.HasPrefix(err.Error(), "put ") && !errors.Is(err, storage.ErrNotDurable) {
+			return fmt.Errorf("%s: %v is not ErrNotDurable", what, err)
+		}
 		return nil
 	}
 	// The object's file is synced while its directory, opened beside it, cannot be.
-	if err := failSync(number + 1); err != nil {
+	if err := storagetest.FailSync(number + 1); err != nil {
 		return err
 	}
 	if err := fails("a name that is not durable", s.Put(background, "a/second", []byte("x")), "sync directory"); err != nil {
 		return err
 	}
-	if err := failSync(number); err != nil {
+	// Another writer may have synced it meanwhile, and told success.
+	if _, err := s.Get(background, "a/second", storage.Range{}, nil); err != nil {
+		return fmt.Errorf("it was taken away again: %w", err)
+	}
+	if err := fails("an object of which another writer may know no better", s.Put(background, "a/second", []byte("x")), "sync directory"); err != nil {
+		return err
+	}
+	if err := storagetest.FailSync(number); err != nil {
 		return err
 	}
 	content := s.Put(background, "a/third", []byte("x"))
@@ -83,17 +58,64 @@ func withoutSync(s *fs.Store) error {
 	}
 	return errors.Join(
 		fails("content that is not durable", content, "/.tmp-"),
-		fails("an object of which another writer may know no better", s.Put(background, "a/second", []byte("x")), "sync directory"),
+		fails("an object that another program may have put there", s.Put(background, "a/first", []byte("x")), "sync file"),
 		fails("a directory that is not durable", s.Put(background, "b/c/d", []byte("x")), "sync directory"),
+		isGone(root+"/b"), // or who comes next would take it for durable
 		fails("a removal that is not durable", s.Delete(background, "a/first"), "sync directory"),
 		fails("one that was not durable before", s.Delete(background, "a/first"), "sync directory"),
 	)
+}
+
+func isGone(path string) error {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is there: %v", path, err)
+	}
+	return nil
 }
 
 func TestNothingIsAcknowledgedBeforeItIsSynced(t *testing.T) {
 	_, root := repository(t)
 	cmd, out := startChild(t, childNoSync, root)
 	if err := cmd.Run(); err != nil {
-		t.Errorf("%v: %s", err, out)
+		t.Fatalf("%v: %s", err, out)
+	}
+	s, err := pgfs.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, "Put, when the disk is well again", s.Put(t.Context(), "a/second", nil), storage.ErrExist)
+}
+
+// TestAnErrorThatLeavesAnObjectIsNoAnswer: who reads the object then must not take it for stored.
+func TestAnErrorThatLeavesAnObjectIsNoAnswer(t *testing.T) {
+	s, root := repository(t)
+	put(t, s, "a/b", "x")
+	if err := os.Chmod(root+"/a", 0o300); err != nil { // it cannot be synced, since it cannot be opened
+		t.Fatal(err)
+	}
+	unprivileged(t, root, func() {
+		for _, key := range []string{"a/b", "a/c"} {
+			err := s.Put(t.Context(), key, []byte("x"))
+			wantErr(t, "Put "+key, err, storage.ErrDenied)
+			wantErr(t, "Put "+key, err, storage.ErrNotDurable)
+			if b, err := get(t, s, key); err != nil || b != "x" {
+				t.Errorf("%q, %v", b, err)
+			}
+		}
+	})
+	if err := os.Chmod(root+"/a", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := s.Put(t.Context(), "a/c", nil)
+	wantErr(t, "Put of what is there", err, storage.ErrExist)
+	if errors.Is(err, storage.ErrNotDurable) {
+		t.Errorf("%v is ErrNotDurable", err)
+	}
+	// What the rule is for is not a file.
+	if err := unix.Mkfifo(root+"/a/pipe", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.Sync(root + "/a/pipe"); err != nil {
+		t.Error(err)
 	}
 }

@@ -90,7 +90,8 @@ func (s *Store) Get(ctx context.Context, key string, r storage.Range, dst []byte
 }
 
 // Put implements storage.Store. An attempt that failed may have created the object all the same, and then the next one finds the key
-// taken: so that it reads the object, and the same bytes are success. The caller cannot tell whether it was another
+// taken, in whatever words: a server that lets nobody replace what is locked says "denied". So when that one is answered with anything but success, the
+// object is read, and the same bytes are success. The caller cannot tell whether it was another
 // one who put the same bytes there; to all of them it is stored.
 //
 // A request may also arrive after its caller gave it up, and even after the object of the next one was deleted. Where that does harm, see
@@ -100,8 +101,8 @@ func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 	c.once = s.o.Once != nil && s.o.Once(key)
 	for {
 		err := s.below.Put(ctx, key, data)
-		if err != nil && c.failures > 0 && errors.Is(err, storage.ErrExist) {
-			err = s.compare(ctx, key, data, err)
+		if err != nil && c.failures > 0 && ctx.Err() == nil && !c.passing(ctx, err) {
+			err = s.compare(ctx, c, data, err)
 		}
 		if err == nil {
 			return nil
@@ -112,19 +113,21 @@ func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 	}
 }
 
-// compare gives nil if the object is the one that the caller wants to be there, and taken if it is another.
-func (s *Store) compare(ctx context.Context, key string, data []byte, taken error) error {
-	there, err := s.below.Get(ctx, key, storage.Range{}, nil)
+// compare gives nil if the object is the one that the caller wants to be there, and else the answer that its last attempt had.
+func (s *Store) compare(ctx context.Context, c *call, data []byte, answer error) error {
+	there, err := s.below.Get(ctx, c.key, storage.Range{}, nil)
 	switch {
-	case errors.Is(err, storage.ErrNotExist):
+	case err == nil && bytes.Equal(there, data):
+		return nil
+	case errors.Is(err, storage.ErrNotExist) && errors.Is(answer, storage.ErrExist):
 		// Taken a moment ago, and gone: whoever deleted it knows why. The caller cannot believe that it is stored.
-		return &storage.Error{Op: "put", Key: key, Err: errGone}
-	case err != nil:
+		return &storage.Error{Op: "put", Key: c.key, Class: storage.ErrExist, Err: errGone}
+	case err != nil && c.passing(ctx, err):
+		return err // nothing is known yet
+	case err != nil && ctx.Err() != nil:
 		return err
-	case !bytes.Equal(there, data):
-		return taken
 	}
-	return nil
+	return answer
 }
 
 var errGone = errors.New("created, as it seems, and deleted by someone else before that was certain")

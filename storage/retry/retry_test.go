@@ -200,12 +200,62 @@ func TestAnObjectThatIsThereAtTheFirstAttemptIsNotCompared(t *testing.T) {
 }
 
 // TestAPutIsNotToldToBeStoredWhenItIsGone: between the attempts somebody deletes what the first one created, and a third party's Put
-// stands in the way of the second.
+// stands in the way of the second. The key was taken, which callers know what to make of.
 func TestAPutIsNotToldToBeStoredWhenItIsGone(t *testing.T) {
 	s := retry.New(failing(mem.New(nil), fault.Action{Before: errDown}, fault.Action{Before: storage.ErrExist}), retry.Options{First: 1})
 	err := s.Put(t.Context(), "k", []byte("ours"))
-	if err == nil || errors.Is(err, storage.ErrExist) {
+	if !errors.Is(err, storage.ErrExist) || !strings.Contains(err.Error(), "deleted by someone else") {
 		t.Errorf("error %v; the object is not there", err)
+	}
+}
+
+// TestAPutWhoseAnswerWasLostSucceedsWhateverTheNextOneIsTold: not every server says of a key that is taken that it is.
+func TestAPutWhoseAnswerWasLostSucceedsWhateverTheNextOneIsTold(t *testing.T) {
+	for _, answer := range []error{storage.ErrExist, storage.ErrDenied, storage.ErrLocked, storage.ErrFull, storage.ErrReadOnly, errors.New("who knows")} {
+		for name, c := range map[string]struct {
+			there   string
+			actions []fault.Action
+			want    error // nil: success
+		}{
+			"ours is there":           {"", []fault.Action{{After: errDown}, {Before: answer}}, nil},
+			"and read with trouble":   {"", []fault.Action{{After: errDown}, {Before: answer}, {Before: errDown}, {Before: answer}}, nil},
+			"another's is there":      {"theirs", []fault.Action{{Before: errDown}, {Before: answer}}, answer},
+			"nobody's is there":       {"", []fault.Action{{Before: errDown}, {Before: answer}}, answer},
+			"who may not read it":     {"", []fault.Action{{After: errDown}, {Before: answer}, {Before: storage.ErrDenied}}, answer},
+			"ours, and no doubt":      {"ours", []fault.Action{{Before: answer}}, answer},
+			"ours, of another's call": {"ours", []fault.Action{{Before: errDown}, {Before: answer}}, nil},
+		} {
+			below := mem.New(nil)
+			if c.there != "" {
+				if err := below.Put(t.Context(), "k", []byte(c.there)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := retry.New(failing(below, c.actions...), retry.Options{First: 1, Longest: 1}).Put(t.Context(), "k", []byte("ours"))
+			if c.want == nil && err != nil || !errors.Is(err, c.want) {
+				t.Errorf("%v, %s: %v, want %v", answer, name, err, c.want)
+			}
+		}
+	}
+}
+
+// TestAPutThatEndsInAComparisonEndsWithTheContext, and with its error.
+func TestAPutThatEndsInAComparisonEndsWithTheContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	below := fault.New(mem.New(nil), func(op fault.Op) fault.Action {
+		switch {
+		case op.Verb == fault.Get:
+			cancel()
+			return fault.Action{Before: context.Canceled}
+		case op.N == 1:
+			return fault.Action{After: errDown}
+		}
+		return fault.Action{Before: storage.ErrDenied}
+	})
+	err := retry.New(below, retry.Options{First: 1}).Put(ctx, "k", nil)
+	if !errors.Is(err, context.Canceled) || errors.Is(err, storage.ErrDenied) || below.Calls() != 3 {
+		t.Errorf("%v after %d calls", err, below.Calls())
 	}
 }
 

@@ -59,6 +59,16 @@ func TestAnswersHaveAClass(t *testing.T) {
 		"over the quota":       {403, refusal("QuotaExceeded"), storage.ErrFull, storage.ErrFull, storage.ErrFull},
 		"too much":             {503, refusal("SlowDown"), storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
 		"a broken gateway":     {502, page, storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
+		"a stalled body":       {400, refusal("RequestTimeout"), storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
+		"half of a body":       {400, refusal("IncompleteBody"), storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
+		"a damaged body":       {400, refusal("BadDigest"), storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
+		"one by its signature": {400, refusal("XAmzContentSHA256Mismatch"), storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
+		"one, says MinIO":      {400, refusal("XAmzContentChecksumMismatch"), storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
+		"too much, with 400":   {400, refusal("Throttling"), storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
+		"too much for the KMS": {400, refusal("ThrottlingException"), storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
+		"too much of requests": {400, refusal("RequestThrottled"), storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
+		"too slow for a proxy": {408, page, storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
+		"gone for a proxy":     {499, page, storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
 		"a fault":              {500, refusal("InternalError"), storage.ErrUnreachable, storage.ErrUnreachable, storage.ErrUnreachable},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -263,5 +273,45 @@ func TestARepeatedCallIsTheCallersDecision(t *testing.T) {
 	}
 	if *requests != 5 {
 		t.Errorf("%d requests for five calls", *requests)
+	}
+}
+
+// TestALockThatIsRefusedForWantOfOneIsDenied, and what passes is tried again, which must not change a lock that could not be seen.
+func TestALockThatIsRefusedForWantOfOneIsDenied(t *testing.T) {
+	for name, c := range map[string]struct {
+		head, status int
+		body         string
+		want         error
+		requests     int
+	}{
+		"AWS, MinIO, versitygw, Ceph": {200, 400, refusal("InvalidRequest"), storage.ErrDenied, 2},
+		"a bucket without settings":   {200, 404, refusal("ObjectLockConfigurationNotFoundError"), storage.ErrDenied, 2},
+		"a server without locks":      {200, 501, refusal("NotImplemented"), storage.ErrDenied, 2},
+		"one without the method":      {200, 405, refusal("MethodNotAllowed"), storage.ErrDenied, 2},
+		"no right":                    {403, 403, refusal("AccessDenied"), storage.ErrDenied, 2},
+		"no object":                   {404, 404, refusal("NoSuchKey"), storage.ErrNotExist, 2},
+		"a stalled body":              {200, 400, refusal("RequestTimeout"), storage.ErrUnreachable, 2},
+		"too much":                    {200, 400, refusal("Throttling"), storage.ErrUnreachable, 2},
+		"too much to look":            {429, 200, "", storage.ErrUnreachable, 1},
+		"too slow to look":            {408, 200, "", storage.ErrUnreachable, 1},
+		"a wrong request":             {200, 400, refusal("MalformedXML"), nil, 2},
+	} {
+		s, requests := answering(t, s3.Options{}, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodHead {
+				w.WriteHeader(c.head)
+				return
+			}
+			w.WriteHeader(c.status)
+			fmt.Fprint(w, c.body)
+		})
+		err := s.Lock(t.Context(), "k", time.Now().Add(time.Hour))
+		if c.want != nil {
+			wantErr(t, name, err, c.want)
+		} else if err == nil || errors.Is(err, storage.ErrDenied) || errors.Is(err, storage.ErrUnreachable) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if *requests != c.requests {
+			t.Errorf("%s: %d requests, want %d", name, *requests, c.requests)
+		}
 	}
 }

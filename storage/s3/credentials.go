@@ -1,10 +1,10 @@
 package s3
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 
@@ -23,27 +23,23 @@ func (c Credentials) Format(f fmt.State, _ rune) {
 	io.WriteString(f, c.AccessKey+":***") //nolint:errcheck // see above
 }
 
-// findCredentials takes the first place that is configured, in the order of AWS's SDKs, and stays with it: keys that are configured wrongly must
-// not be passed over for those of the machine. web is how services that are not next door are reached.
-func findCredentials(ctx context.Context, o Options, p profile, region string, web http.RoundTripper) (*credentials.Credentials, error) {
-	s, err := findSource(o, p, region, web)
-	if err != nil {
-		return nil, err
+// findSource takes the first place that is configured, in the order of AWS's SDKs, and stays with it: keys that are configured wrongly must
+// not be passed over for those of the machine. It asks no place for keys. web is how services that are not next door are reached. Errors: ErrOptions.
+func findSource(o Options, p profile, region string, web http.RoundTripper) (*source, error) {
+	s, err := firstSource(o, p, region, web)
+	if err == nil && s.client != nil {
+		err = checkServices()
 	}
-	keys := credentials.New(s)
-	if _, err := keys.GetWithContext(&credentials.CredContext{Context: ctx}); err != nil {
-		return nil, err
-	}
-	return keys, nil
+	return s, err
 }
 
-func findSource(o Options, p profile, region string, web http.RoundTripper) (*source, error) {
+func firstSource(o Options, p profile, region string, web http.RoundTripper) (*source, error) {
 	id, secret := os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY")
 	switch {
 	case o.Credentials != Credentials{}:
-		return static("the options", o.Credentials), nil
+		return static("the options", o.Credentials)
 	case o.Profile == "" && (id != "" || secret != ""):
-		return static("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", Credentials{id, secret, os.Getenv("AWS_SESSION_TOKEN")}), nil
+		return static(envKeys, Credentials{id, secret, os.Getenv("AWS_SESSION_TOKEN")})
 	case o.Profile == "" && os.Getenv("AWS_WEB_IDENTITY_TOKEN_FILE") != "":
 		return webIdentity("the web identity", profile{}, region, web), nil
 	}
@@ -53,15 +49,40 @@ func findSource(o Options, p profile, region string, web http.RoundTripper) (*so
 	switch {
 	case o.Profile != "":
 		return nil, fmt.Errorf("%w: profile %q has no credentials", ErrOptions, p.name)
-	case os.Getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") != "" || os.Getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI") != "":
+	case os.Getenv(envContainerPath) != "" || os.Getenv(envContainer) != "":
 		return nextDoor("the container's role", &credentials.IAM{}), nil
 	case strings.EqualFold(os.Getenv("AWS_EC2_METADATA_DISABLED"), "true"):
 		return nil, fmt.Errorf("%w: there are no credentials: neither in the environment nor in profile %q, and those of the instance "+
 			"are turned off", ErrOptions, p.name)
 	}
 	s := nextDoor("the environment, the profile "+p.name+" or the instance's role", &credentials.IAM{Endpoint: instanceService()})
-	s.guess = true
+	s.guess = os.Getenv(envInstanceService) == ""
 	return s, nil
+}
+
+// envKeys is how keys that stand in the environment are called.
+const envKeys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+// Where services that give keys are.
+const (
+	envInstanceService = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
+	envTokenService    = "AWS_ENDPOINT_URL_STS"
+	envContainer       = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+	envContainerPath   = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
+)
+
+// checkServices makes sure that what the environment says of such services can be asked: the first request finds out else, and no waiting mends it.
+func checkServices() error {
+	for _, name := range []string{envInstanceService, envTokenService, "AWS_ENDPOINT_URL", envContainer} {
+		text := os.Getenv(name)
+		if u, err := url.Parse(text); text != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+			return fmt.Errorf("%w: %s is no URL that begins with https:// or http://", ErrOptions, name) // and may hold a password
+		}
+	}
+	if path := os.Getenv(envContainerPath); path != "" && !strings.HasPrefix(path, "/") {
+		return fmt.Errorf("%w: %s does not begin with a slash", ErrOptions, envContainerPath)
+	}
+	return nil
 }
 
 // source is the place that a profile names; nil if it names none. What it names and we cannot do is an error: other keys than those that were
@@ -89,7 +110,7 @@ func (p profile) source(region string, web http.RoundTripper) (*source, error) {
 	case has("role_arn"):
 		return no("assumes a role with the keys of another place, which is not supported: let credential_process do it")
 	case has("aws_access_key_id", "aws_secret_access_key"):
-		return static("profile "+p.name, Credentials{p.get("aws_access_key_id"), p.get("aws_secret_access_key"), p.get("aws_session_token")}), nil
+		return static("profile "+p.name, Credentials{p.get("aws_access_key_id"), p.get("aws_secret_access_key"), p.get("aws_session_token")})
 	case has("sso_session", "sso_start_url", "sso_account_id", "sso_role_name"):
 		return &source{provider: &credentials.FileAWSCredentials{Profile: p.name}, name: "profile " + p.name, client: service(web, stsTimeout)}, nil
 	case has("credential_process"):
@@ -100,15 +121,19 @@ func (p profile) source(region string, web http.RoundTripper) (*source, error) {
 	return nil, nil
 }
 
-func static(name string, c Credentials) *source {
+// static are keys that stand in a setting. ErrOptions: half of them does.
+func static(name string, c Credentials) (*source, error) {
+	if c.AccessKey == "" || c.SecretKey == "" {
+		return nil, fmt.Errorf("%w: %w", ErrOptions, &credentialError{name: name, err: errNoKeys})
+	}
 	return &source{provider: &credentials.Static{Value: credentials.Value{
 		AccessKeyID: c.AccessKey, SecretAccessKey: c.SecretKey, SessionToken: c.SessionToken, SignerType: credentials.SignatureV4,
-	}}, name: name}
+	}}, name: name}, nil
 }
 
 // webIdentity changes a token for keys, at AWS or at the service that the environment names.
 func webIdentity(name string, p profile, region string, web http.RoundTripper) *source {
-	iam := &credentials.IAM{Region: region, Endpoint: first(os.Getenv("AWS_ENDPOINT_URL_STS"), os.Getenv("AWS_ENDPOINT_URL"))}
+	iam := &credentials.IAM{Region: region, Endpoint: first(os.Getenv(envTokenService), os.Getenv("AWS_ENDPOINT_URL"))}
 	iam.EKSIdentity.RoleARN, iam.EKSIdentity.TokenFile = p.get("role_arn"), p.get("web_identity_token_file")
 	iam.EKSIdentity.RoleSessionName = p.get("role_session_name")
 	return &source{provider: iam, name: name, client: service(web, stsTimeout)}
@@ -121,7 +146,7 @@ func nextDoor(name string, provider credentials.Provider) *source {
 
 // instanceService is where an instance's role gives its keys; "" is the usual address.
 func instanceService() string {
-	if e := strings.TrimSuffix(os.Getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT"), "/"); e != "" {
+	if e := strings.TrimSuffix(os.Getenv(envInstanceService), "/"); e != "" {
 		return e
 	}
 	if strings.EqualFold(os.Getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE"), "ipv6") {

@@ -19,6 +19,9 @@ import (
 // maxMessage is how much of a server's text an error repeats, in bytes: some answer with a page.
 const maxMessage = 300
 
+// statusClientGone is what proxies say when they think that the client has closed the connection.
+const statusClientGone = 499
+
 // answer is a server's refusal, in one line.
 type answer struct {
 	minio.ErrorResponse
@@ -110,8 +113,33 @@ func unanswered(err error) error {
 	return err
 }
 
+// isPassing says whether a code means that the same request may succeed in a moment. Those of AWS's SDKs, and what they make of a body that was
+// damaged or lost on its way. Many come with status 400.
+func isPassing(code string) bool {
+	switch code {
+	case "RequestTimeout", "RequestTimeoutException", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch":
+		return true
+	case "InternalError", "InternalFailure", "ServiceUnavailable", "PriorRequestNotComplete":
+		return true
+	case "Throttling", "ThrottlingException", "ThrottledException", "KMS.ThrottlingException", "EC2ThrottledException", "RequestThrottled",
+		"RequestThrottledException", "RequestLimitExceeded", "BandwidthLimitExceeded",
+		"TooManyRequests", "TooManyRequestsException", "SlowDown", "SlowDownRead", "SlowDownWrite":
+		return true
+	}
+	return false
+}
+
+// isWithoutLock says whether an answer to the wish for a retention means that the bucket, or the server, has no object lock. InvalidRequest is the word
+// of AWS, MinIO, versitygw and Ceph for it.
+func isWithoutLock(r minio.ErrorResponse) bool {
+	return r.Code == "InvalidRequest" || r.Code == "ObjectLockConfigurationNotFoundError" || r.StatusCode == http.StatusNotImplemented
+}
+
 // class reads the code before the status: servers agree on the first, and proxies in front of them answer with the second only.
 func class(op string, r minio.ErrorResponse) error {
+	if isPassing(r.Code) {
+		return storage.ErrUnreachable
+	}
 	switch r.Code {
 	case "NoSuchKey":
 		// The library says so for every 404. A proxy that has lost its servers gives one too, but no element Error.
@@ -130,8 +158,8 @@ func class(op string, r minio.ErrorResponse) error {
 		return storage.ErrFull
 	}
 	switch {
-	case op == "lock" && (r.StatusCode == http.StatusBadRequest || r.StatusCode == http.StatusNotImplemented || r.Code == "ObjectLockConfigurationNotFoundError"):
-		return storage.ErrDenied // a bucket, or a server, without object lock
+	case op == "lock" && isWithoutLock(r):
+		return storage.ErrDenied
 	case r.StatusCode == http.StatusPreconditionFailed:
 		return storage.ErrExist
 	case r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized:
@@ -139,7 +167,7 @@ func class(op string, r minio.ErrorResponse) error {
 	case r.StatusCode == http.StatusInsufficientStorage:
 		return storage.ErrFull
 	case isConflict(r) || r.StatusCode >= 500 || r.StatusCode < 400 || r.StatusCode == http.StatusTooManyRequests ||
-		r.StatusCode == http.StatusRequestTimeout || r.StatusCode == http.StatusNotFound:
+		r.StatusCode == http.StatusRequestTimeout || r.StatusCode == http.StatusTooEarly || r.StatusCode == statusClientGone || r.StatusCode == http.StatusNotFound:
 		return storage.ErrUnreachable
 	}
 	return nil

@@ -1,8 +1,6 @@
 package s3
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -11,6 +9,7 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/minio/minio-go/v7/pkg/encrypt"
 	"github.com/minio/minio-go/v7/pkg/s3utils"
 
@@ -53,12 +52,12 @@ const (
 	AddressHost Addressing = "host" // https://bucket.host/key
 )
 
-// Open makes ready to use the storage; it does not look whether bucket or objects are there. It fetches credentials where these come from a
-// service, and sends nothing to the storage itself.
+// Open makes ready to use the storage, and sends nothing to anybody. The first call of the Store gets the credentials, so that who tries calls again
+// tries that again too: it fails with storage.ErrDenied when nobody gives any, and with storage.ErrUnreachable when the service that gives them
+// does not answer.
 //
-// Errors: ErrOptions, for settings that cannot work; storage.ErrDenied, when nobody gives credentials; storage.ErrUnreachable, when the service
-// that gives them does not answer. None holds a secret.
-func Open(ctx context.Context, o Options) (*Store, error) {
+// Errors: ErrOptions, for settings that cannot work. None holds a secret.
+func Open(o Options) (*Store, error) {
 	p, err := loadProfile(o.Profile)
 	if err != nil {
 		return nil, err
@@ -91,13 +90,13 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		transport = o.Wrap(transport)
 	}
 	region := o.region(p, endpoint)
-	keys, err := findCredentials(ctx, o, p, region, web)
+	keys, err := findSource(o, p, region, web)
 	if err != nil {
-		return nil, openError(ctx, o.Location, err)
+		return nil, err
 	}
 	secure := endpoint.Scheme == "https"
 	core, err := minio.NewCore(endpoint.Host, &minio.Options{
-		Creds: keys, Secure: secure, Transport: transport, Region: region, BucketLookup: lookup,
+		Creds: credentials.New(keys), Secure: secure, Transport: transport, Region: region, BucketLookup: lookup,
 		MaxRetries: 1, // storage's callers know what a repeated call may find; the library does not
 	})
 	if err != nil {
@@ -110,13 +109,6 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		s.prefix = o.Location.Prefix + "/"
 	}
 	return s, nil
-}
-
-func openError(ctx context.Context, l Location, err error) error {
-	if errors.Is(err, ErrOptions) {
-		return err
-	}
-	return wrap(ctx, "open", l.String(), err)
 }
 
 // endpoint is where requests go: scheme and host.

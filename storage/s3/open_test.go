@@ -184,12 +184,12 @@ func TestKeysThatNobodyGivesAreAnError(t *testing.T) {
 			t.Run(name+" "+how, func(t *testing.T) {
 				setenv(t, p.env, c.service)
 				p.options.Location = s3.Location{Bucket: "bucket"}
-				_, err := s3.Open(t.Context(), p.options)
-				want := c.want
-				if name == "instance's role" {
-					want = storage.ErrDenied // nobody said that there is one
+				p.options.Endpoint = gone.URL
+				_, err := open(t, p.options).Get(t.Context(), "k", storage.Range{}, nil)
+				wantErr(t, "Get", err, c.want)
+				if err != nil && !strings.Contains(err.Error(), "no credentials from") {
+					t.Errorf("the error does not say that it is about keys: %v", err)
 				}
-				wantErr(t, "Open", err, want)
 				if err != nil && strings.Contains(err.Error(), webToken) {
 					t.Errorf("the error tells a secret: %v", err)
 				}

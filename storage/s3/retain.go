@@ -41,7 +41,7 @@ func (s *Store) Lock(ctx context.Context, key string, until time.Time) error {
 		if minio.RetentionMode(info.Metadata.Get("X-Amz-Object-Lock-Mode")) == minio.Compliance {
 			mode = minio.Compliance // which is never turned into the other one
 		}
-	case errors.As(err, &refused) && refused.StatusCode >= 400 && refused.StatusCode < 500 && refused.StatusCode != http.StatusTooManyRequests:
+	case errors.As(err, &refused) && (refused.StatusCode == http.StatusNotFound || class("lock", refused) != storage.ErrUnreachable):
 		// An answer without a word, to this kind of request. The next one says why.
 	default:
 		return wrap(ctx, "lock", key, err)

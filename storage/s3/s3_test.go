@@ -243,7 +243,7 @@ func TestADeletionThatALockForbidsIsToldFromOneThatNobodyMayDo(t *testing.T) {
 
 func open(t *testing.T, o s3.Options) *s3.Store {
 	t.Helper()
-	s, err := s3.Open(t.Context(), o)
+	s, err := s3.Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}

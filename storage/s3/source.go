@@ -27,6 +27,9 @@ const (
 	processTimeout = time.Minute
 	// renewPause is how long nobody asks for new keys after that failed, as long as the old ones hold.
 	renewPause = 30 * time.Second
+	// guessTries is how often a service that nobody configured must be silent until it counts as one that is not there. A machine of a cloud whose
+	// service does not answer once looks the same.
+	guessTries = 3
 )
 
 // source gives keys, and renews them. It says which of the places for keys it is, and never gives none: without keys minio-go would go on as an
@@ -37,7 +40,8 @@ type source struct {
 	name     string
 	client   *http.Client // of the service that gives them; nil: there is none
 	// guess: nobody configured it, and most machines do not have it.
-	guess bool
+	guess  bool
+	silent int // how often it did not answer, where that is a guess
 
 	last  credentials.Value
 	again time.Time // no renewal before
@@ -45,9 +49,9 @@ type source struct {
 
 // credentialError is a failure to get keys, as opposed to one of their use.
 type credentialError struct {
-	name   string
-	err    error
-	lookup bool // whether the place is there was not known
+	name string
+	err  error
+	mend bool // waiting may mend it
 }
 
 func (e *credentialError) Error() string {
@@ -57,11 +61,39 @@ func (e *credentialError) Unwrap() error { return e.err }
 
 // class: the service that gives keys may be down, or may refuse them.
 func (e *credentialError) class() error {
-	var answer credentials.ErrorResponse
-	if !e.lookup && !errors.As(e.err, &answer) && isNetwork(e.err) {
+	if e.mend {
 		return storage.ErrUnreachable
 	}
 	return storage.ErrDenied
+}
+
+// mends says whether waiting may mend a failure to get keys.
+func (s *source) mends(err error) bool {
+	var answer credentials.ErrorResponse
+	var ended *exec.ExitError
+	switch {
+	case errors.As(err, &answer):
+		return isPassing(answer.STSError.Code) || isNoIdentityProvider(answer)
+	case errors.Is(err, errBusy):
+		return true
+	case s.last.AccessKeyID != "": // so that it is there, and has worked
+		return isNetwork(err) || errors.As(err, &ended)
+	case s.guess && isNetwork(err):
+		s.silent++
+		return s.silent < guessTries
+	}
+	return isNetwork(err)
+}
+
+// isNoIdentityProvider says whether STS could not ask the provider of a web identity if the token is right.
+func isNoIdentityProvider(r credentials.ErrorResponse) bool {
+	switch r.STSError.Code {
+	case "IDPCommunicationError":
+		return true
+	case "InvalidIdentityToken": // which is also its word for a wrong token
+		return strings.HasPrefix(r.STSError.Message, "Couldn't retrieve verification key")
+	}
+	return false
 }
 
 var errNoKeys = errors.New("a key and its secret are not both there")
@@ -81,7 +113,7 @@ func (s *source) RetrieveWithCredContext(cc *credentials.CredContext) (credentia
 			s.again = now.Add(min(renewPause, s.last.Expiration.Sub(now)))
 			return s.last, nil
 		}
-		return credentials.Value{}, &credentialError{name: s.name, err: err, lookup: s.guess && s.last.AccessKeyID == ""}
+		return credentials.Value{}, &credentialError{name: s.name, err: err, mend: s.mends(err)}
 	}
 	v.SignerType = credentials.SignatureV4
 	s.last, s.again = v, time.Time{}
@@ -101,6 +133,9 @@ func service(t http.RoundTripper, timeout time.Duration) *http.Client {
 	return &http.Client{Timeout: timeout, Transport: answering{t}}
 }
 
+// errBusy: a service is there, and does not work now.
+var errBusy = errors.New("it does not work at present")
+
 // answering makes an error of the network of an answer that says that the service does not work now, and words for a refusal without any: the library
 // tells neither apart.
 type answering struct{ next http.RoundTripper }
@@ -113,7 +148,7 @@ func (a answering) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests:
 		resp.Body.Close()
-		return nil, fmt.Errorf("it answers %s", resp.Status)
+		return nil, fmt.Errorf("%w: %s", errBusy, resp.Status)
 	case resp.StatusCode >= 400 && resp.ContentLength == 0:
 		resp.Body.Close()
 		resp.Body = io.NopCloser(strings.NewReader("<Error><Code>" + strconv.Itoa(resp.StatusCode) + "</Code></Error>"))
@@ -144,6 +179,9 @@ func (p *process) RetrieveWithCredContext(cc *credentials.CredContext) (credenti
 	var said bytes.Buffer
 	c.Stderr = &said
 	out, err := c.Output()
+	if err != nil && ctx.Err() != nil {
+		return credentials.Value{}, fmt.Errorf("the program does not end: %w", ctx.Err())
+	}
 	if err != nil {
 		text := strings.Join(strings.Fields(said.String()), " ")
 		return credentials.Value{}, fmt.Errorf("%w: %s", err, strings.ToValidUTF8(text[:min(len(text), maxMessage)], ""))

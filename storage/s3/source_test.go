@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +70,74 @@ func TestKeysAreRenewedInTimeAndUsedToTheirEndIfThatFails(t *testing.T) {
 	})
 }
 
+// keyless is the failure of a request for want of keys. Nobody is asked for anything else.
+func keyless(ctx context.Context, t *testing.T) error {
+	t.Helper()
+	if _, err := Open(Options{Location: Location{Bucket: "bucket"}}); err != nil {
+		return err
+	}
+	s, err := Open(Options{Location: Location{Bucket: "bucket"}, Endpoint: "http://127.0.0.1:1"})
+	if err == nil {
+		_, err = s.Get(ctx, "k", storage.Range{}, nil)
+	}
+	if err == nil {
+		t.Error("a request passed without keys")
+	}
+	return err
+}
+
+// TestAFailureToGetKeysIsMendedByTimeOrByAPerson: the class says which.
+func TestAFailureToGetKeysIsMendedByTimeOrByAPerson(t *testing.T) {
+	said := func(code, text string) error {
+		var r credentials.ErrorResponse
+		r.STSError.Code, r.STSError.Message = code, text
+		return r
+	}
+	refused := &url.Error{Op: "Get", URL: "http://x", Err: syscall.ECONNREFUSED}
+	busy := &url.Error{Op: "Get", URL: "http://x", Err: errBusy}
+	ended := exec.Command("/bin/false").Run()
+	for name, c := range map[string]struct {
+		source source
+		err    error
+		want   error
+	}{
+		"nobody answers":                    {source{}, refused, storage.ErrUnreachable},
+		"words that are none":               {source{}, errors.New("403 Forbidden"), storage.ErrDenied},
+		"STS has too much to do":            {source{}, said("Throttling", "Rate exceeded"), storage.ErrUnreachable},
+		"STS cannot ask the provider":       {source{}, said("IDPCommunicationError", ""), storage.ErrUnreachable},
+		"the provider did not give its key": {source{}, said("InvalidIdentityToken", "Couldn't retrieve verification key from your identity provider,  please"), storage.ErrUnreachable},
+		"a wrong token":                     {source{}, said("InvalidIdentityToken", "No OpenIDConnect provider found"), storage.ErrDenied},
+		"an old token":                      {source{}, said("ExpiredTokenException", ""), storage.ErrDenied},
+		"a program that fails":              {source{}, ended, storage.ErrDenied},
+		"a program that fails, after keys":  {source{last: credentials.Value{AccessKeyID: "id"}}, ended, storage.ErrUnreachable},
+		"a refusal, after keys":             {source{last: credentials.Value{AccessKeyID: "id"}}, errors.New("404 Not Found"), storage.ErrDenied},
+		"nobody, after keys, of a guess":    {source{guess: true, silent: guessTries, last: credentials.Value{AccessKeyID: "id"}}, refused, storage.ErrUnreachable},
+		"a guess that works not now":        {source{guess: true, silent: guessTries}, busy, storage.ErrUnreachable},
+		"a guess that is silent":            {source{guess: true}, refused, storage.ErrUnreachable},
+		"and again":                         {source{guess: true, silent: guessTries - 2}, refused, storage.ErrUnreachable},
+		"and too often":                     {source{guess: true, silent: guessTries - 1}, refused, storage.ErrDenied},
+	} {
+		c.source.provider, c.source.name = &lender{err: c.err}, "the lender"
+		_, err := c.source.Retrieve()
+		if got := wrap(t.Context(), "get", "k", err); !errors.Is(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestServicesThatCannotBeAskedAreWrongSettings, which no time mends.
+func TestServicesThatCannotBeAskedAreWrongSettings(t *testing.T) {
+	for name, value := range map[string]string{"AWS_ENDPOINT_URL_STS": "sts.example.com", "AWS_EC2_METADATA_SERVICE_ENDPOINT": "127.0.0.1:80",
+		"AWS_CONTAINER_CREDENTIALS_FULL_URI": "ftp://127.0.0.1", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "keys", "AWS_ENDPOINT_URL": "http://"} {
+		withFiles(t, "", "")
+		t.Setenv(name, value)
+		if _, err := Open(Options{Location: Location{Bucket: "bucket"}, Endpoint: "http://127.0.0.1:1"}); !errors.Is(err, ErrOptions) {
+			t.Errorf("%s=%s: %v", name, value, err)
+		}
+		t.Setenv(name, "")
+	}
+}
+
 // TestAServiceThatIsDownIsUnreachableAndOneThatRefusesIsNot: the one is waited for, and the other is for a person.
 func TestAServiceThatIsDownIsUnreachableAndOneThatRefusesIsNot(t *testing.T) {
 	for status, want := range map[int]error{500: storage.ErrUnreachable, 503: storage.ErrUnreachable, 429: storage.ErrUnreachable,
@@ -81,7 +152,7 @@ func TestAServiceThatIsDownIsUnreachableAndOneThatRefusesIsNot(t *testing.T) {
 			for k, v := range env {
 				t.Setenv(k, v)
 			}
-			_, err := Open(t.Context(), Options{Location: Location{Bucket: "bucket"}})
+			err := keyless(t.Context(), t)
 			if !errors.Is(err, want) || !strings.Contains(fmt.Sprint(err), fmt.Sprint(status)) && want == storage.ErrUnreachable {
 				t.Errorf("%v, answer %d: %v, want %v", env, status, err, want)
 			}
@@ -101,7 +172,7 @@ func TestAServiceThatSaysNothingEndsWithTheContext(t *testing.T) {
 	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", server.URL)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := Open(ctx, Options{Location: Location{Bucket: "bucket"}}); !errors.Is(err, context.DeadlineExceeded) {
+	if err := keyless(ctx, t); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 }
@@ -122,8 +193,8 @@ func TestKeysThatAreOverAreExchangedWhileTheStoreIsInUse(t *testing.T) {
 	defer server.Close()
 	withFiles(t, "", "")
 	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", service.URL)
-	s, err := Open(t.Context(), Options{Location: Location{Bucket: "bucket"}, Endpoint: server.URL})
-	for n := 2; err == nil && n <= 3; n++ {
+	s, err := Open(Options{Location: Location{Bucket: "bucket"}, Endpoint: server.URL})
+	for n := 1; err == nil && n <= 2; n++ {
 		if err = s.Put(t.Context(), fmt.Sprint(n), nil); err == nil && seen[len(seen)-1] != fmt.Sprintf("key%d session%[1]d", n) {
 			t.Errorf("put %d was signed with %s", n, seen)
 		}
@@ -198,7 +269,7 @@ func TestWhatAProfileAsksForAndWeCannotDoIsSaid(t *testing.T) {
 		t.Setenv("AWS_PROFILE", "p")
 		t.Setenv("AWS_ROLE_ARN", "other")
 		t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1") // nobody
-		_, err := Open(t.Context(), Options{Location: Location{Bucket: "bucket"}})
+		err := keyless(t.Context(), t)
 		if err == nil || !strings.Contains(err.Error(), say) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", config, err)
 		}

@@ -340,7 +340,7 @@ func (s *Server) Options(bucket, prefix string, a Account) s3.Options {
 // Store opens a bucket as Options says.
 func (s *Server) Store(bucket, prefix string, a Account) *s3.Store {
 	s.t.Helper()
-	store, err := s3.Open(s.t.Context(), s.Options(bucket, prefix, a))
+	store, err := s3.Open(s.Options(bucket, prefix, a))
 	if err != nil {
 		s.t.Fatalf("open %s/%s: %v", bucket, prefix, err)
 	}
