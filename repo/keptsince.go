@@ -62,16 +62,19 @@ func (a *ages) of(c Commit, key string, stored time.Time) finding {
 	if t, ok := a.fixed[key]; ok {
 		return finding{since: t, fixed: true}
 	}
-	found := finding{since: stored}
-	if a.ended != nil {
-		found.ended = a.ended(c)
-	}
-	if !found.ended.IsZero() && found.ended.Before(stored) {
-		found.since = found.ended
-	}
 	earliest := a.previous
 	if earliest.IsZero() || a.returned[key] { // a run has listed this one before the last one
 		earliest = a.created
+	}
+	found := finding{since: stored}
+	if stored.After(a.now) && !earliest.After(a.now) { // the storage's clock runs ahead, and nothing says that this host's runs behind
+		found.since = a.now
+	}
+	if a.ended != nil {
+		found.ended = a.ended(c)
+	}
+	if !found.ended.IsZero() && found.ended.Before(found.since) {
+		found.since = found.ended
 	}
 	if earliest.After(a.now) {
 		earliest = a.now

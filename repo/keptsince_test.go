@@ -37,6 +37,9 @@ func TestNeitherClaimsNorCopiesNorClocksMakeASnapshotOlderThanItIs(t *testing.T)
 		{"the run before had a clock that runs a little ahead", day(0), day(5).Add(time.Minute), day(6), day(5), day(5), day(5).Add(time.Minute)},
 		{"the run before had a clock far ahead", day(0), day(2000), day(6), day(5), day(5), day(6)},
 		{"this run has a clock far ahead", day(0), day(4), day(2000), day(5), day(5), day(5)},
+		{"the storage has a clock far ahead", day(0), day(4), day(6), day(5), day(2000), day(5)},
+		{"the storage has a clock far ahead, and it claims to be new", day(0), day(4), day(6), day(2000), day(2000), day(6)},
+		{"the storage has a clock far ahead, and it says nothing", day(0), day(4), day(6), time.Time{}, day(2000), day(6)},
 		{"this run has a clock far behind", day(0), day(4), day(-2000), day(5), day(5), day(5)},
 		{"who made the repository had a clock far ahead", day(2000), time.Time{}, day(6), day(-900), day(5), day(6)},
 	} {

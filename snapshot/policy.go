@@ -12,7 +12,7 @@ import (
 //
 // The rules that count take the newest snapshot of each hour, day, week (from Monday, as ISO 8601 has it), month or year, in UTC, and of these the last so
 // many: hours and days without any do not count. A snapshot that lacks WAL, and so cannot be restored now, stays wherever it would if it
-// could be, but takes the place of none that can.
+// could be, but takes the place of none that can. So does one whose time lies ahead: it would outrank all that follow until that time has come.
 type Policy struct {
 	Last, Hourly, Daily, Weekly, Monthly, Yearly int
 	Within                                       Period // before the newest snapshot, or before now where that is earlier
@@ -26,7 +26,7 @@ func (p Policy) IsZero() bool { return p == Policy{} }
 // Candidate is a snapshot that a policy judges.
 type Candidate struct {
 	ID         string
-	Time       time.Time // its retention time
+	Time       time.Time // its retention time; one after now is wrong, and counts as now
 	Ended      time.Time // by its own word, as recovery sees it; zero: not known
 	Good       bool      // the WAL that it needs is there
 	Flawed     bool      // pages were damaged when it was taken
@@ -48,6 +48,8 @@ type Verdict struct {
 	Reasons []string // why it stays; none: it goes
 	// Narrow is true of a snapshot that stays, older than what the policy wants every moment of: of the WAL it needs only what leads to its own moment.
 	Narrow bool
+
+	ahead bool // its time was after now
 }
 
 // Keep says whether the snapshot stays.
@@ -58,13 +60,16 @@ func (v Verdict) Keep() bool { return len(v.Reasons) > 0 }
 func (p Policy) Judge(now time.Time, candidates []Candidate, stretches []Stretch) []Verdict {
 	j := &judgement{now: now}
 	for _, c := range candidates {
-		j.all = append(j.all, &Verdict{Candidate: c})
+		v := &Verdict{Candidate: c, ahead: c.Time.After(now)}
+		v.Time = until(c.Time, now)
+		j.all = append(j.all, v)
 	}
 	slices.SortFunc(j.all, func(a, b *Verdict) int { return cmp.Or(b.Time.Compare(a.Time), strings.Compare(b.ID, a.ID)) })
 	j.always()
 	readable := func(v *Verdict) bool { return !v.Unreadable }
-	good := func(v *Verdict) bool { return readable(v) && v.Good }
-	for _, of := range []func(*Verdict) bool{readable, good} {
+	timed := func(v *Verdict) bool { return readable(v) && !v.ahead }
+	good := func(v *Verdict) bool { return timed(v) && v.Good }
+	for _, of := range []func(*Verdict) bool{readable, timed, good} {
 		j.count(p, of)
 	}
 	j.within(p.Within, j.newest(readable))
@@ -112,7 +117,12 @@ func (j *judgement) always() {
 			v.keep(v.Held)
 		}
 	}
-	good := j.newest(func(v *Verdict) bool { return v.Good && !v.Unreadable })
+	ok := func(v *Verdict) bool { return v.Good && !v.Unreadable && !v.ahead }
+	good := j.newest(ok)
+	if good == nil {
+		ok = func(v *Verdict) bool { return v.Good && !v.Unreadable }
+		good = j.newest(ok)
+	}
 	if good == nil {
 		if v := j.newest(func(v *Verdict) bool { return !v.Unreadable }); v != nil {
 			v.keep("newest")
@@ -120,7 +130,7 @@ func (j *judgement) always() {
 		return
 	}
 	good.keep("last good")
-	if sound := j.newest(func(v *Verdict) bool { return v.Good && !v.Unreadable && !v.Flawed }); good.Flawed && sound != nil {
+	if sound := j.newest(func(v *Verdict) bool { return ok(v) && !v.Flawed }); good.Flawed && sound != nil {
 		sound.keep("last without damaged pages")
 	}
 }

@@ -36,6 +36,7 @@ func isFlawed(c *Candidate)  { c.Flawed = true }
 func isDamaged(c *Candidate) { c.Good, c.Unreadable = false, true }
 func isNarrow(c *Candidate)  { c.Narrowed = true }
 func isHeld(c *Candidate)    { c.Held = "held" }
+func isAhead(c *Candidate)   { c.Time = c.Time.AddDate(1, 0, 0) }
 
 func period(t *testing.T, text string) Period {
 	t.Helper()
@@ -84,6 +85,10 @@ func TestPoliciesKeepWhatTheySay(t *testing.T) {
 		{"none is good", Policy{Daily: 2}, but(nights(1, 3), lacksWAL, "01", "02", "03"), nil, "02 03"},
 		{"none is good, none is wanted", Policy{}, but(nights(1, 3), lacksWAL, "01", "02", "03"), nil, "03"},
 		{"the last one without damaged pages", Policy{Last: 1}, but(nights(1, 30), isFlawed, "29", "30"), nil, "28 30"},
+		{"what lies ahead takes no place of what does not", Policy{Last: 2, Daily: 1}, but(nights(1, 30), isAhead, "03"), nil, "29 30 03"},
+		{"several lie ahead", Policy{Last: 1}, but(nights(1, 30), isAhead, "03", "04"), nil, "30 04"},
+		{"all lie ahead", Policy{Last: 1}, but(nights(1, 3), isAhead, "01", "02", "03"), nil, "03"},
+		{"what lies ahead is not the last good one", Policy{Weekly: 1}, but(but(nights(1, 30), isAhead, "03"), lacksWAL, "30"), nil, "29 30 03"},
 		{"all have damaged pages", Policy{Last: 1}, but(nights(1, 3), isFlawed, "01", "02", "03"), nil, "03"},
 
 		{"a window", Policy{PITR: day}, nights(1, 30), nil, "29 30"},
