@@ -5,19 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/restore"
 	"github.com/pgtrove/pgtrove/snapshot"
 	"github.com/pgtrove/pgtrove/storage"
-	"github.com/pgtrove/pgtrove/walarchive"
 )
 
 // verifyOptions are the flags of verify.
@@ -33,14 +30,16 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Use:   "verify [SNAPSHOT...]",
 		Short: "Check that snapshots can be restored",
 		Long: `Check the snapshots, all of them unless some are named: everything that they refer to is there, in packs of the right
-size. With --read-data every byte of their packs and of the archived WAL is read, opened and compared with its name, once
-however many snapshots share it. With --read-data=5% it is one of twenty slices, in each run the one that was read longest
-ago, so that twenty runs read everything; what was read when is remembered in the cache.
+size, and so is the WAL without which they cannot be recovered. With --read-data every byte of their packs and of the
+archived WAL is read, opened and compared with its name, once however many snapshots share it. With --read-data=5% it is
+one of twenty slices, in each run the one that was read longest ago, so that twenty runs read everything; what was read
+when is remembered in the cache.
 
-Damage is reported with the snapshots and files that it concerns, and the exit code is 9. With --repair what is sound
-in damaged packs is copied out of them, and they are given up: the next backup stores again what they held, if the
-cluster still has it. What is lost is listed, and nothing is deleted: prune removes a damaged pack once nothing in it is
-needed any more. It takes the owner's identity.`,
+Damage is reported with the snapshots and files that it concerns, and the exit code is 9; that a snapshot had all its WAL
+and lacks some now is damage too. Where WAL that a snapshot needs never came, it is 3. Of gaps behind the snapshots it
+warns. With --repair what is sound in damaged packs is copied out of them, and they are given up: the next backup stores
+again what they held, if the cluster still has it. What is lost is listed, and nothing is deleted: prune removes a damaged
+pack once nothing in it is needed any more. It takes the owner's identity.`,
 		Args: func(*cobra.Command, []string) error { return nil },
 	}
 	c.Flags().StringVar(&readData, "read-data", "", "read every byte, or only a `share` of all, which is another one in each run")
@@ -66,6 +65,10 @@ func (a *app) verify(ctx context.Context, names []string, o verifyOptions) error
 	if err != nil {
 		return err
 	}
+	return a.verifyIn(ctx, r, names, o)
+}
+
+func (a *app) verifyIn(ctx context.Context, r *repo.Repo, names []string, o verifyOptions) error {
 	if o.repair && r.Role() != keys.Owner {
 		return fmt.Errorf("verify --repair: %w: only an owner's key tells what is sound", keys.ErrRole)
 	}
@@ -133,6 +136,9 @@ type verifyRun struct {
 	report   *restore.VerifyReport
 	walFiles int64
 	walBytes int64
+	walLost  []string           // IDs of snapshots that had all WAL that they need, and lack some now
+	walNever []string           // of those that never had it
+	gaps     []gapJSON          // between what the snapshots need otherwise
 	repaired *repo.RepairReport // nil: nothing was repaired
 	lost     []damageJSON       // what is damaged after that
 
@@ -224,112 +230,4 @@ func isDamage(err error) bool {
 		return false
 	}
 	return classify(err).code == codeDamaged || errors.Is(err, storage.ErrNotExist)
-}
-
-// wal verifies the archive: which WAL the snapshots lack, and what of it this run reads. Where snapshots were named it is
-// their WAL only.
-func (v *verifyRun) wal(ctx context.Context, named bool) error {
-	archives, err := findArchives(ctx, v.repo, v.settings.Cluster, v.snapshots)
-	if err != nil {
-		if isDamage(err) {
-			v.damage = append(v.damage, damageJSON{Type: "damage", Object: "wal", Error: err.Error()})
-			return nil
-		}
-		return err
-	}
-	for _, c := range archives {
-		for _, m := range ofArchive(v.snapshots, archiveKey{c.Cluster, c.System}) {
-			if state := walState(m, c); state != snapshot.WALComplete {
-				v.out.warn("snapshot %s cannot be recovered from this repository alone: its WAL is %s", m.ID, state)
-			}
-		}
-	}
-	if !v.reads() {
-		return nil
-	}
-	p := v.out.startProgress("verify WAL", 0, nil)
-	defer p.close()
-	for _, c := range archives {
-		p.total.Add(c.Bytes / int64(v.o.share.slices))
-	}
-	for _, c := range archives {
-		if named {
-			err = v.walOfSnapshots(ctx, c)
-		} else {
-			err = v.walOfArchive(ctx, c, p)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (v *verifyRun) walOfArchive(ctx context.Context, c *walarchive.Coverage, p *progress) error {
-	// A segment takes its plain size several times over in memory: large ones are read one at a time.
-	jobs := v.jobs(allJobs())
-	if c.SegmentSize > 64<<20 {
-		jobs = 1
-	}
-	read := func(stored int64) {
-		p.add(stored)
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		v.walFiles++
-		v.walBytes += stored
-	}
-	return archiveKey{c.Cluster, c.System}.in(v.repo).Verify(ctx, walarchive.Check{
-		Jobs: jobs, Chosen: v.chosen, Progress: read,
-		Damaged: func(key string, err error) { v.damagedWAL(c, key, err) },
-	})
-}
-
-// walOfSnapshots reads the segments that the named snapshots need to become consistent.
-func (v *verifyRun) walOfSnapshots(ctx context.Context, c *walarchive.Coverage) error {
-	archive := archiveKey{c.Cluster, c.System}.in(v.repo)
-	read := map[string]bool{}
-	for _, m := range ofArchive(v.snapshots, archiveKey{c.Cluster, c.System}) {
-		for _, s := range c.PathTo(m.Window.StopTimeline).Segments(m.Window.StartLSN, m.Window.StopLSN) {
-			name, err := walarchive.ParseName(s.Name(c.SegmentSize))
-			if err != nil {
-				return err
-			}
-			key := archive.Key(name)
-			if read[key] || !v.chosen(key) {
-				continue
-			}
-			read[key] = true
-			_, _, err = archive.Fetch(ctx, name.File)
-			switch {
-			case errors.Is(err, walarchive.ErrNotExist): // warned of before
-			case err != nil && isDamage(err):
-				v.damagedWAL(c, key, err)
-			case err != nil:
-				return err
-			default:
-				v.walFiles++
-			}
-		}
-	}
-	return nil
-}
-
-// damagedWAL is called from several goroutines. It names the snapshots that need the segment to become consistent, and what of the
-// archive cannot be passed any more.
-func (v *verifyRun) damagedWAL(c *walarchive.Coverage, key string, err error) {
-	d := damageJSON{Type: "damage", Object: key, Error: err.Error()}
-	file := key[strings.LastIndexByte(key, '/')+1:]
-	for _, m := range ofArchive(v.snapshots, archiveKey{c.Cluster, c.System}) {
-		for _, s := range c.PathTo(m.Window.StopTimeline).Segments(m.Window.StartLSN, m.Window.StopLSN) {
-			if s.Name(c.SegmentSize) == file {
-				d.Snapshots = append(d.Snapshots, m.ID)
-			}
-		}
-	}
-	if s, err := pg.ParseSegment(file, c.SegmentSize); err == nil {
-		d.Breaks = &brokenJSON{uint32(s.Timeline), s.Start(c.SegmentSize), s.End(c.SegmentSize)}
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.damage = append(v.damage, d)
 }

@@ -50,6 +50,9 @@ type verifyJSON struct {
 	Slice     uint64    `json:"slice,omitempty"`     // which was read, from 1
 	Slices    uint64    `json:"slices,omitempty"`    // of how many; 1: everything
 	AllSince  *jsonTime `json:"all_since,omitempty"` // everything was read since then; absent: not all of it yet
+	WALLost   []string  `json:"wal_lost"`            // IDs of snapshots that had all WAL that they need, and lack some now
+	WALNever  []string  `json:"wal_missing"`         // IDs of those that lack WAL which never came
+	Gaps      []gapJSON `json:"gaps"`                // in the WAL behind the snapshots, up to which they can be recovered
 	Damaged   int       `json:"damaged"`
 }
 
@@ -66,6 +69,7 @@ func (v *verifyRun) show() error {
 	s := verifyJSON{
 		Type: "verify", Snapshots: v.report.Snapshots, Files: v.report.Files, Chunks: v.report.Chunks, Packs: v.report.Packs, PackBytes: v.report.Bytes,
 		WALFiles: v.walFiles, WALBytes: v.walBytes, ReadData: v.reads(), ReadBytes: v.report.ReadBytes, Damaged: len(v.damage),
+		WALLost: slices.Concat([]string{}, v.walLost), WALNever: slices.Concat([]string{}, v.walNever), Gaps: slices.Concat([]gapJSON{}, v.gaps),
 	}
 	if v.reads() {
 		s.Slice, s.Slices = v.k+1, v.o.share.slices
@@ -84,12 +88,15 @@ func (v *verifyRun) show() error {
 	}
 	switch {
 	case v.settings.JSON:
-		return nil
+		return v.withoutWAL()
 	case s.Snapshots == 0 && s.WALFiles == 0:
 		v.out.info("nothing to verify: no snapshots yet%s", ofCluster(v.settings.Cluster))
 		return nil
 	}
-	return v.out.print("%s, in %s\n", v.summary(&s, seen), showDuration(time.Since(v.begun)))
+	if err := v.out.print("%s, in %s\n", v.summary(&s, seen), showDuration(time.Since(v.begun))); err != nil {
+		return err
+	}
+	return v.withoutWAL()
 }
 
 // remember notes what was read. That the cache does not work is no reason to fail: the slice is then read again.
@@ -183,6 +190,10 @@ func (v *verifyRun) advice() string {
 		return v.repairHint()
 	case is(func(d damageJSON) bool { return !strings.HasPrefix(d.Object, "wal") }):
 		return "`pgtrove verify --repair` keeps what is sound of it, and the next backup stores again what the cluster still has"
+	}
+	if len(v.walLost) > 0 {
+		return fmt.Sprintf("if the server still has the segments in pg_wal, or another archive does, `pgtrove wal push` brings them back; else take a new backup, "+
+			"and give up what cannot be recovered with `pgtrove forget %s`", strings.Join(v.walLost, " "))
 	}
 	return "take a new backup: from its start on recovery needs no older WAL"
 }

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/snapshot"
+	"github.com/pgtrove/pgtrove/walarchive"
+)
+
+// wal verifies the archive: which WAL the snapshots lack, and what of it this run reads. Where snapshots were named it is
+// their WAL only.
+func (v *verifyRun) wal(ctx context.Context, named bool) error {
+	archives, err := findArchives(ctx, v.repo, v.settings.Cluster, v.snapshots)
+	if err != nil {
+		if isDamage(err) {
+			v.damage = append(v.damage, damageJSON{Type: "damage", Object: "wal", Error: err.Error()})
+			return nil
+		}
+		return err
+	}
+	if err := v.walThere(ctx, archives); err != nil {
+		return err
+	}
+	if !v.reads() {
+		return nil
+	}
+	p := v.out.startProgress("verify WAL", 0, nil)
+	defer p.close()
+	for _, c := range archives {
+		p.total.Add(c.Bytes / int64(v.o.share.slices))
+	}
+	for _, c := range archives {
+		if named {
+			err = v.walOfSnapshots(ctx, c)
+		} else {
+			err = v.walOfArchive(ctx, c, p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// walThere finds out which snapshots lack WAL, and what is missing behind them. It looks at the snapshots once more: what a prune removed before the
+// archive was listed, it removed with them.
+func (v *verifyRun) walThere(ctx context.Context, archives []*walarchive.Coverage) error {
+	now, err := loadCatalog(ctx, v.repo, v.settings.Cluster)
+	if err != nil {
+		return err
+	}
+	narrowed := now.narrowed()
+	for _, c := range archives {
+		var own []walarchive.Snapshot
+		for _, m := range ofArchive(v.snapshots, archiveKey{c.Cluster, c.System}) {
+			if !slices.ContainsFunc(now.snapshots, func(n *snapshot.Manifest) bool { return n.ID == m.ID }) {
+				continue
+			}
+			s := walSnapshot(m)
+			s.Narrow = narrowed[m.ID]
+			own = append(own, s)
+			v.walOf(m, c)
+		}
+		for _, tli := range c.Timelines() {
+			for _, g := range c.NeededGaps(tli, own) {
+				v.gap(c, gapJSON{uint32(tli), g.From, g.To, g.Segments(), g.Names(c.SegmentSize, 1)[0]})
+			}
+		}
+	}
+	return nil
+}
+
+// walOf says whether a snapshot lacks WAL that it cannot be recovered without, and whether it had it.
+func (v *verifyRun) walOf(m *snapshot.Manifest, c *walarchive.Coverage) {
+	missing := c.MissingOf(walSnapshot(m))
+	switch {
+	case len(missing) == 0:
+		return
+	case m.WAL == snapshot.WALComplete:
+		v.walLost = append(v.walLost, m.ID)
+		for _, s := range missing {
+			v.missingWAL(m.ID, c, s)
+		}
+		return
+	case m.WAL == snapshot.WALMissing:
+		v.walNever = append(v.walNever, m.ID)
+	}
+	v.out.warn("snapshot %s cannot be recovered from this repository alone: its WAL is %s", m.ID, walState(m, c))
+}
+
+// missingWAL notes that segments are gone. What several snapshots lack is damage once.
+func (v *verifyRun) missingWAL(id string, c *walarchive.Coverage, s walarchive.Span) {
+	first := s.Names(c.SegmentSize, 1)[0]
+	key := walPrefix(c.Cluster, c.System.String()) + first
+	if name, err := walarchive.ParseName(first); err == nil {
+		key = archiveKey{c.Cluster, c.System}.in(v.repo).Key(name)
+	}
+	text := fmt.Sprintf("it was archived and is gone, %s from there on", showCount(int64(s.Segments()), "segment", "segments"))
+	if i := slices.IndexFunc(v.damage, func(d damageJSON) bool { return d.Object == key && d.Error == text }); i >= 0 {
+		v.damage[i].Snapshots = append(v.damage[i].Snapshots, id)
+		return
+	}
+	v.damage = append(v.damage, damageJSON{Type: "damage", Object: key, Error: text, Snapshots: []string{id}})
+}
+
+func (v *verifyRun) gap(c *walarchive.Coverage, g gapJSON) {
+	// What a snapshot lacks itself was told already.
+	if key := "/" + g.First; slices.ContainsFunc(v.damage, func(d damageJSON) bool { return strings.HasSuffix(d.Object, key) }) {
+		return
+	}
+	v.gaps = append(v.gaps, g)
+	v.out.warn("the WAL of cluster %s has a gap on timeline %d, %s to %s, %s from %s on: no recovery comes across it", c.Cluster, g.Timeline,
+		g.FromLSN, g.ToLSN, showCount(int64(g.Segments), "segment", "segments"), g.First)
+}
+
+// withoutWAL is the error of a run that found no damage, but snapshots whose WAL never came.
+func (v *verifyRun) withoutWAL() error {
+	if len(v.walNever) == 0 {
+		return nil
+	}
+	err := incomplete("verify: %s cannot be recovered from this repository alone, since WAL did not come: %s",
+		showCount(int64(len(v.walNever)), "snapshot", "snapshots"), strings.Join(v.walNever, ", "))
+	return withHint(err, "once the missing WAL is archived they are complete; else take a new backup, and forget them")
+}
+
+func (v *verifyRun) walOfArchive(ctx context.Context, c *walarchive.Coverage, p *progress) error {
+	// A segment takes its plain size several times over in memory: large ones are read one at a time.
+	jobs := v.jobs(allJobs())
+	if c.SegmentSize > 64<<20 {
+		jobs = 1
+	}
+	read := func(stored int64) {
+		p.add(stored)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.walFiles++
+		v.walBytes += stored
+	}
+	return archiveKey{c.Cluster, c.System}.in(v.repo).Verify(ctx, walarchive.Check{
+		Jobs: jobs, Chosen: v.chosen, Progress: read,
+		Damaged: func(key string, err error) { v.damagedWAL(c, key, err) },
+	})
+}
+
+// walOfSnapshots reads the segments that the named snapshots need to become consistent.
+func (v *verifyRun) walOfSnapshots(ctx context.Context, c *walarchive.Coverage) error {
+	archive := archiveKey{c.Cluster, c.System}.in(v.repo)
+	read := map[string]bool{}
+	for _, m := range ofArchive(v.snapshots, archiveKey{c.Cluster, c.System}) {
+		for _, s := range c.PathTo(m.Window.StopTimeline).Segments(m.Window.StartLSN, m.Window.StopLSN) {
+			name, err := walarchive.ParseName(s.Name(c.SegmentSize))
+			if err != nil {
+				return err
+			}
+			key := archive.Key(name)
+			if read[key] || !v.chosen(key) {
+				continue
+			}
+			read[key] = true
+			_, _, err = archive.Fetch(ctx, name.File)
+			switch {
+			case errors.Is(err, walarchive.ErrNotExist): // told before
+			case err != nil && isDamage(err):
+				v.damagedWAL(c, key, err)
+			case err != nil:
+				return err
+			default:
+				v.walFiles++
+			}
+		}
+	}
+	return nil
+}
+
+// damagedWAL is called from several goroutines. It names the snapshots that need the segment to become consistent, and what of the
+// archive cannot be passed any more.
+func (v *verifyRun) damagedWAL(c *walarchive.Coverage, key string, err error) {
+	d := damageJSON{Type: "damage", Object: key, Error: err.Error()}
+	file := key[strings.LastIndexByte(key, '/')+1:]
+	for _, m := range ofArchive(v.snapshots, archiveKey{c.Cluster, c.System}) {
+		for _, s := range c.PathTo(m.Window.StopTimeline).Segments(m.Window.StartLSN, m.Window.StopLSN) {
+			if s.Name(c.SegmentSize) == file {
+				d.Snapshots = append(d.Snapshots, m.ID)
+			}
+		}
+	}
+	if s, err := pg.ParseSegment(file, c.SegmentSize); err == nil {
+		d.Breaks = &brokenJSON{uint32(s.Timeline), s.Start(c.SegmentSize), s.End(c.SegmentSize)}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.damage = append(v.damage, d)
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pgtrove/pgtrove/snapshot"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// verifyShown is what the tests look at of the sum.
+type verifyShown struct {
+	Damaged  int
+	Slice    uint64
+	AllSince *string   `json:"all_since"`
+	WALFiles int64     `json:"wal_files"`
+	WALLost  []string  `json:"wal_lost"`
+	WALNever []string  `json:"wal_missing"`
+	Gaps     []gapJSON `json:"gaps"`
+}
+
+// verifies runs verify and returns its sum, its lines of damage, and its exit code.
+func (w *retainer) verifies(o verifyOptions, names ...string) (sum verifyShown, damage []damageJSON, code int) {
+	w.t.Helper()
+	w.stdout.Reset()
+	w.stderr.Reset()
+	w.settings.JSON, w.settings.Repo = true, "/somewhere"
+	defer func() { w.settings.JSON, w.settings.Repo = false, "" }()
+	if err := w.verifyIn(w.t.Context(), w.open(w.store), names, o); err != nil {
+		w.stderr.WriteString(err.Error() + "\nhint: " + w.hint(err))
+		code = classify(err).code
+	}
+	for line := range strings.Lines(w.stdout.String()) {
+		switch {
+		case strings.HasPrefix(line, `{"type":"damage"`):
+			var d damageJSON
+			w.must(json.Unmarshal([]byte(line), &d))
+			damage = append(damage, d)
+		case strings.HasPrefix(line, `{"type":"verify"`):
+			w.must(json.Unmarshal([]byte(line), &sum))
+		}
+	}
+	return sum, damage, code
+}
+
+// walKey is the key of a day's segment.
+func (w *retainer) walKey(day int) string {
+	w.t.Helper()
+	keys := w.list("wal/main/")
+	if day >= len(keys) {
+		w.t.Fatalf("%v", keys)
+	}
+	return keys[day]
+}
+
+func (w *retainer) corrupt(key string) {
+	w.t.Helper()
+	b, err := w.store.Get(w.t.Context(), key, storage.Range{}, nil)
+	w.must(err)
+	b = slices.Clone(b)
+	b[len(b)/2] ^= 1
+	w.must(w.store.Delete(w.t.Context(), key))
+	w.must(w.store.Put(w.t.Context(), key, b))
+}
+
+func TestWALThatASnapshotHadAndLacksIsDamage(t *testing.T) {
+	w := newRetainer(t)
+	ids := w.days("main", 0, 2)
+	for _, slices := range []uint64{0, 1} {
+		if sum, damage, code := w.verifies(verifyOptions{share: readShare{slices}}); code != 0 || len(damage)+len(sum.WALLost)+len(sum.WALNever)+len(sum.Gaps) > 0 {
+			t.Errorf("sound: exit %d, %+v, %+v", code, sum, damage)
+		}
+	}
+	key := w.walKey(1)
+	w.must(w.store.Delete(t.Context(), key))
+	for _, share := range []uint64{0, 1} {
+		for _, names := range [][]string{nil, {ids[1]}} {
+			sum, damage, code := w.verifies(verifyOptions{share: readShare{share}}, names...)
+			if code != codeDamaged || sum.Damaged != 1 || !slices.Equal(sum.WALLost, []string{ids[1]}) || len(sum.Gaps) > 0 {
+				t.Errorf("%v: exit %d, %+v", names, code, sum)
+			}
+			if len(damage) != 1 || damage[0].Object != key || !slices.Equal(damage[0].Snapshots, []string{ids[1]}) {
+				t.Errorf("%v: %+v", names, damage)
+			}
+			if !strings.Contains(w.stderr.String(), "`pgtrove wal push`") {
+				t.Errorf("%s", w.stderr.String())
+			}
+		}
+	}
+	if _, damage, code := w.verifies(verifyOptions{share: readShare{1}}, ids[0], ids[2]); code != 0 {
+		t.Errorf("the others: exit %d, %+v", code, damage)
+	}
+}
+
+func TestAGapBehindASnapshotIsTold(t *testing.T) {
+	w := newRetainer(t)
+	w.take("main", 0)
+	for day := range 4 {
+		w.wal("main", day)
+	}
+	w.must(w.store.Delete(t.Context(), w.walKey(2)))
+	sum, damage, code := w.verifies(verifyOptions{})
+	if code != 0 || len(damage) > 0 || len(sum.Gaps) != 1 || sum.Gaps[0].Segments != 1 || !strings.Contains(w.stderr.String(), "has a gap on timeline 1") {
+		t.Errorf("exit %d, %+v, %+v\n%s", code, sum, damage, w.stderr.String())
+	}
+}
+
+func TestWALThatNeverCameIsIncomplete(t *testing.T) {
+	w := newRetainer(t)
+	w.days("main", 0, 1)
+	w.walState = snapshot.WALMissing
+	id := w.take("main", 2)
+	for _, share := range []uint64{0, 1} {
+		sum, damage, code := w.verifies(verifyOptions{share: readShare{share}})
+		if code != codeIncomplete || len(damage) > 0 || !slices.Equal(sum.WALNever, []string{id}) {
+			t.Errorf("exit %d, %+v, %+v\n%s", code, sum, damage, w.stderr.String())
+		}
+	}
+	w.wal("main", 2)
+	if _, _, code := w.verifies(verifyOptions{}); code != 0 {
+		t.Errorf("it came: exit %d\n%s", code, w.stderr.String())
+	}
+}
