@@ -149,6 +149,13 @@ func (v *View) GivenUp() []string {
 	return slices.Sorted(maps.Keys(v.damaged))
 }
 
+// IsGivenUp says whether a pack is one of these.
+func (v *View) IsGivenUp(key string) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.damaged[key]
+}
+
 // MissingPacks lists the packs that the index names and that the storage does not show, or shows in another length, whether anybody needs them or not.
 func (v *View) MissingPacks(ctx context.Context) (keys []string, err error) {
 	named := map[string]int64{}

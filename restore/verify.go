@@ -25,6 +25,12 @@ type Packs interface {
 	List(ctx context.Context, prefix string, fn func(key string, size int64) error) error
 }
 
+// GivenUp is what Chunks may be besides: it knows the packs that somebody has given up as damaged.
+type GivenUp interface {
+	// IsGivenUp says so of a pack, by its key.
+	IsGivenUp(pack string) bool
+}
+
 // VerifyOptions of Verify.
 type VerifyOptions struct {
 	Snapshots []*snapshot.Manifest
@@ -81,6 +87,8 @@ const packsPrefix = "packs/"
 // the pack's own directory, and every pack is in the listing, of the right length. With ReadData every byte of the packs is read,
 // opened and compared with its name, each once however many snapshots share it; metadata is read once more before, for what it says. It goes on after damage; an error is
 // returned only for what says nothing of the repository.
+//
+// What stands in no pack but one that was given up is damaged, whether its bytes are read or not: if the chunks are GivenUp, they say which these are.
 //
 // Prunes may move chunks and delete packs meanwhile. So if the chunks are Renewable, nothing is called damaged that is sound, or gone
 // with its snapshot, by an index that was loaded after it was found.
@@ -326,14 +334,22 @@ func (v *verifier) listing(ctx context.Context) error {
 	return nil
 }
 
+// ErrGivenUp is that of damage which a Repair has been at already.
+var ErrGivenUp = fmt.Errorf("%w: the pack was given up as damaged, and what is needed of it stands in no other", ErrMismatch)
+
 // contents checks every pack that is referred to.
 func (v *verifier) contents(ctx context.Context) error {
+	given, _ := v.c.(GivenUp)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(v.o.Jobs, 1))
 	for _, key := range slices.Sorted(maps.Keys(v.packs)) {
 		p := v.packs[key]
 		if was := v.sound[key]; was != nil && was.size == p.size && maps.Equal(was.chunks, p.chunks) {
 			continue
+		}
+		if given != nil && given.IsGivenUp(key) {
+			p.broken = true
+			_ = v.damaged(key, ErrGivenUp)
 		}
 		if p.size == 0 {
 			p.broken = true
@@ -346,7 +362,7 @@ func (v *verifier) contents(ctx context.Context) error {
 		g.Go(func() error {
 			err := v.pack(gctx, key, p)
 			// Where only the pack's name does not fit, all chunks were found good, or are marked.
-			p.broken = err != nil && !errors.Is(err, errName)
+			p.broken = p.broken || err != nil && !errors.Is(err, errName)
 			if err := v.damaged(key, err); err != nil {
 				return fmt.Errorf("verify %s: %w", key, err)
 			}

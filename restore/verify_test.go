@@ -327,3 +327,25 @@ func TestAllFilesAreNamedIfThatIsAskedFor(t *testing.T) {
 		}
 	}
 }
+
+// givenUp is a memRepo one of whose packs was given up.
+type givenUp struct {
+	*memRepo
+	pack string
+}
+
+func (g givenUp) IsGivenUp(pack string) bool { return pack == g.pack }
+
+func TestWhatStandsOnlyInAPackThatWasGivenUpIsDamaged(t *testing.T) {
+	c, first, second := twoSnapshots(t)
+	key := sharedPack(t, c, first, second)
+	c.repo.packs[key][c.repo.dirs[key].Entries[1].Offset] ^= 1
+	for _, read := range []bool{false, true} {
+		r, err := Verify(t.Context(), givenUp{c.repo, key}, c.repo, VerifyOptions{
+			Snapshots: []*snapshot.Manifest{first, second}, ReadData: read, IsDamage: func(err error) bool { return errors.Is(err, errBroken) },
+		})
+		if err != nil || len(r.Damage) != 1 || r.Damage[0].Object != key || !slices.Equal(r.Damage[0].Snapshots, []string{"first", "second"}) || len(r.Damage[0].Files) == 0 {
+			t.Errorf("reading %v: %+v %v", read, r, err)
+		}
+	}
+}

@@ -108,3 +108,10 @@ func (v *verifyRun) repairHint() string {
 	return fmt.Sprintf("take a backup: it stores again what the cluster still has; then `pgtrove verify` says what is still lost, and as long as it is, prune deletes nothing. "+
 		"What the cluster has no more is given up with `pgtrove forget %s`", strings.Join(concerned, " "))
 }
+
+// givenUpHint says what is to be done where all damage was given up by an earlier repair.
+func (v *verifyRun) givenUpHint() string {
+	return fmt.Sprintf("take a backup, unless you did since the repair: it stores again what the cluster still has. What is named after it is lost; "+
+		"it is given up with `pgtrove forget %s`, and as long as it is there, prune deletes nothing. "+
+		"If an object was copied back since, `pgtrove verify --repair` takes out of it what is needed", strings.Join(concernedBy(v.damage), " "))
+}

@@ -22,6 +22,7 @@ type damageJSON struct {
 	Breaks    *brokenJSON `json:"breaks,omitempty"`
 
 	index bool // it is a part of the index, or what a new one may find
+	given bool // a repair has been there already
 }
 
 // brokenJSON is a stretch of WAL that no recovery can pass.
@@ -33,7 +34,7 @@ type brokenJSON struct {
 
 func damageOf(kind string, d *restore.Damage) damageJSON {
 	return damageJSON{Type: kind, Object: d.Object, Error: d.Err.Error(), Snapshots: d.Snapshots, Files: d.Files, MoreFiles: d.MoreFiles,
-		index: errors.Is(d.Err, repo.ErrNotIndexed)}
+		index: errors.Is(d.Err, repo.ErrNotIndexed), given: errors.Is(d.Err, restore.ErrGivenUp)}
 }
 
 type verifyJSON struct {
@@ -188,6 +189,8 @@ func (v *verifyRun) advice() string {
 		return "`pgtrove rebuild-index` makes the index anew from the packs; then verify again"
 	case v.repaired != nil && len(v.repaired.Marked)+len(v.repaired.Known) > 0:
 		return v.repairHint()
+	case !is(func(d damageJSON) bool { return !d.given }):
+		return v.givenUpHint()
 	case is(func(d damageJSON) bool { return !strings.HasPrefix(d.Object, "wal") }):
 		return "`pgtrove verify --repair` keeps what is sound of it, and the next backup stores again what the cluster still has"
 	}

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/pgtrove/pgtrove/snapshot"
-	"github.com/pgtrove/pgtrove/storage"
 )
 
 // verifyShown is what the tests look at of the sum.
@@ -53,16 +52,6 @@ func (w *retainer) walKey(day int) string {
 		w.t.Fatalf("%v", keys)
 	}
 	return keys[day]
-}
-
-func (w *retainer) corrupt(key string) {
-	w.t.Helper()
-	b, err := w.store.Get(w.t.Context(), key, storage.Range{}, nil)
-	w.must(err)
-	b = slices.Clone(b)
-	b[len(b)/2] ^= 1
-	w.must(w.store.Delete(w.t.Context(), key))
-	w.must(w.store.Put(w.t.Context(), key, b))
 }
 
 func TestWALThatASnapshotHadAndLacksIsDamage(t *testing.T) {
