@@ -30,6 +30,7 @@ type retainer struct {
 	store    *mem.Store
 	identity age.Identity
 	now      time.Time
+	place    string            // of the repository
 	walState snapshot.WALState // that the next snapshots have
 	stdout   bytes.Buffer
 	stderr   bytes.Buffer

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,8 +33,8 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Long: `Check the snapshots, all of them unless some are named: everything that they refer to is there, in packs of the right
 size, and so is the WAL without which they cannot be recovered. With --read-data every byte of their packs and of the
 archived WAL is read, opened and compared with its name, once however many snapshots share it. With --read-data=5% it is
-one of twenty slices, in each run the one that was read longest ago, so that twenty runs read everything; what was read
-when is remembered in the cache.
+one of twenty slices, in each run the one that was read longest ago, so that twenty runs read everything, and besides what
+a former run found damaged; what was read when is remembered in the cache.
 
 Damage is reported with the snapshots and files that it concerns, and the exit code is 9; that a snapshot had all its WAL
 and lacks some now is damage too. Where WAL that a snapshot needs never came, it is 3. Of gaps behind the snapshots it
@@ -61,14 +62,23 @@ pack once nothing in it is needed any more. It takes the owner's identity.`,
 }
 
 func (a *app) verify(ctx context.Context, names []string, o verifyOptions) error {
-	r, err := a.openRepository(ctx)
+	name, err := a.repositoryName()
 	if err != nil {
 		return err
 	}
-	return a.verifyIn(ctx, r, names, o)
+	store, place, err := a.openStorage(ctx, name)
+	if err != nil {
+		return fmt.Errorf("open repository %s: %w", name, err)
+	}
+	r, err := a.openIn(ctx, name, store)
+	if err != nil {
+		return err
+	}
+	return a.verifyIn(ctx, r, cmp.Or(place, name), names, o)
 }
 
-func (a *app) verifyIn(ctx context.Context, r *repo.Repo, names []string, o verifyOptions) error {
+// verifyIn verifies an open repository; place tells it from its copies.
+func (a *app) verifyIn(ctx context.Context, r *repo.Repo, place string, names []string, o verifyOptions) error {
 	if o.repair && r.Role() != keys.Owner {
 		return fmt.Errorf("verify --repair: %w: only an owner's key tells what is sound", keys.ErrRole)
 	}
@@ -76,7 +86,7 @@ func (a *app) verifyIn(ctx context.Context, r *repo.Repo, names []string, o veri
 	if err != nil {
 		return err
 	}
-	v := &verifyRun{app: a, repo: r, o: o, begun: time.Now()}
+	v := &verifyRun{app: a, repo: r, place: place, o: o, begun: time.Now()}
 	v.snapshots, err = pick(catalog, names)
 	if err != nil {
 		return err
@@ -123,14 +133,16 @@ func pick(c *catalog, names []string) ([]*snapshot.Manifest, error) {
 type verifyRun struct {
 	*app
 	repo      *repo.Repo
+	place     string
 	o         verifyOptions
 	snapshots []*snapshot.Manifest
 	begun     time.Time
 	view      *repo.View
 
 	log   readLog
-	seen  coverage // what was read when, by former runs
-	k     uint64   // the slice that this run reads
+	seen  remembered      // by former runs
+	again map[string]bool // what was damaged when it was read last, by key
+	k     uint64          // the slice that this run reads
 	slice stretch
 
 	report   *restore.VerifyReport
@@ -155,17 +167,23 @@ func (v *verifyRun) chooseSlice(names []string) {
 	if len(names) > 0 {
 		named = v.snapshots
 	}
-	v.log = newReadLog(v.cacheDir(), v.repo.Config().ID, v.settings.Cluster, named)
-	v.seen = v.log.load()
-	v.k = v.seen.next(v.o.share.slices)
+	v.log = newReadLog(v.cacheDir(), v.repo.Config().ID, v.place, v.settings.Cluster, named)
+	v.seen = v.log.load(time.Now())
+	v.again = map[string]bool{}
+	for _, key := range v.seen.Damaged {
+		v.again[key] = true
+	}
+	v.k = v.seen.Read.next(v.o.share.slices)
 	v.slice = slice(v.k, v.o.share.slices)
 	v.slice.Read = v.begun.UTC()
 }
 
 func (v *verifyRun) reads() bool { return v.o.share.slices > 0 }
 
-// chosen says whether this run reads an object.
-func (v *verifyRun) chosen(key string) bool { return v.slice.has(position(key)) }
+// chosen says whether this run reads an object: it is in the slice, or was damaged when it was read last.
+func (v *verifyRun) chosen(key string) bool {
+	return v.slice.has(position(key)) || v.again[key]
+}
 
 // index makes sure that the index can be read: what the view needed of it and, where data is read, what stands in the storage.
 func (v *verifyRun) index(ctx context.Context) error {

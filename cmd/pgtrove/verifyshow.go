@@ -105,11 +105,22 @@ func (v *verifyRun) remember() coverage {
 	if !v.reads() {
 		return nil
 	}
-	seen := v.seen.with(v.slice)
-	if err := v.log.save(seen); err != nil && v.o.share.slices > 1 {
+	var damaged []string
+	for i := range v.damage {
+		if key := v.damage[i].Object; isObject(key) {
+			damaged = append(damaged, key)
+		}
+	}
+	seen, err := v.log.add(v.slice, time.Now(), damaged, v.chosen)
+	if err != nil && v.o.share.slices > 1 {
 		v.out.warn("what was read cannot be remembered, so the next run reads the same: %v", err)
 	}
-	return seen
+	return seen.Read
+}
+
+// isObject says whether damage is that of an object that is read in slices.
+func isObject(key string) bool {
+	return slices.ContainsFunc([]string{"packs/", "wal/", "index/", "base/"}, func(prefix string) bool { return strings.HasPrefix(key, prefix) })
 }
 
 func (v *verifyRun) summary(s *verifyJSON, seen coverage) string {

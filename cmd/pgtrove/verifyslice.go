@@ -3,20 +3,11 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"math/bits"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/pgtrove/pgtrove/internal/durable"
-	"github.com/pgtrove/pgtrove/snapshot"
 )
 
 // readShare is what --read-data asks for.
@@ -137,61 +128,4 @@ func (c coverage) left(n uint64) (left uint64) {
 		}
 	}
 	return left
-}
-
-// readLog remembers between runs, in the cache, what was read when. Lost, it begins anew.
-type readLog struct{ path string } // "": nothing is remembered
-
-type readLogFile struct {
-	Version int      `json:"version"`
-	Read    coverage `json:"read"`
-}
-
-// newReadLog is the log of what is in scope: a cluster, or all, or the snapshots that were named.
-func newReadLog(cacheDir, repository, cluster string, named []*snapshot.Manifest) readLog {
-	if cacheDir == "" {
-		return readLog{}
-	}
-	name := "_all" // no cluster is called so
-	if cluster != "" {
-		name = cluster
-	}
-	if len(named) > 0 {
-		var ids []string
-		for _, m := range named {
-			ids = append(ids, m.ID)
-		}
-		slices.Sort(ids)
-		sum := sha256.Sum256([]byte(strings.Join(ids, " ")))
-		name = "_" + hex.EncodeToString(sum[:16])
-	}
-	return readLog{filepath.Join(cacheDir, repository, "_verify", name+".json")}
-}
-
-func (l readLog) load() coverage {
-	text, err := os.ReadFile(l.path)
-	var f readLogFile
-	if l.path == "" || err != nil || json.Unmarshal(text, &f) != nil || f.Version != 1 {
-		return nil
-	}
-	for i, s := range f.Read {
-		if s.From > s.To || i > 0 && s.From <= f.Read[i-1].To {
-			return nil
-		}
-	}
-	return f.Read
-}
-
-func (l readLog) save(c coverage) error {
-	if l.path == "" {
-		return errors.New("there is no cache directory")
-	}
-	text, err := json.Marshal(readLogFile{1, c})
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(l.path), 0o700); err != nil {
-		return err
-	}
-	return durable.Replace(l.path, 0o600, text)
 }

@@ -2,12 +2,8 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
-
-	"github.com/pgtrove/pgtrove/snapshot"
 )
 
 func TestSharesOfDataToRead(t *testing.T) {
@@ -83,45 +79,5 @@ func TestRunsOfOneShareAddUpToEverything(t *testing.T) {
 		if c = c.with(whole); len(c) != 1 || !c.since(slice(2, 7)).Equal(whole.Read) {
 			t.Errorf("%+v", c)
 		}
-	}
-}
-
-func TestWhatWasReadIsRememberedForEachScope(t *testing.T) {
-	dir := t.TempDir()
-	logs := []readLog{
-		newReadLog(dir, "id", "", nil), newReadLog(dir, "id", "main", nil), newReadLog(dir, "other", "", nil),
-		newReadLog(dir, "id", "", []*snapshot.Manifest{{ID: "a"}, {ID: "b"}}), newReadLog(dir, "id", "", []*snapshot.Manifest{{ID: "a"}}),
-	}
-	for i, l := range logs {
-		if c := l.load(); c != nil {
-			t.Errorf("log %d begins with %v", i, c)
-		}
-		s := slice(uint64(i), 9)
-		s.Read = time.Date(2026, 3, 1+i, 0, 0, 0, 0, time.UTC)
-		if err := l.save(coverage{}.with(s)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i, l := range logs {
-		if c := l.load(); len(c) != 1 || c[0].From != slice(uint64(i), 9).From || c[0].Read.Day() != 1+i {
-			t.Errorf("log %d is %v", i, c)
-		}
-	}
-	if again := newReadLog(dir, "id", "", []*snapshot.Manifest{{ID: "b"}, {ID: "a"}}); again != logs[3] {
-		t.Errorf("%v", again)
-	}
-	for _, text := range []string{"", "{", `{"version":2,"read":[]}`, `{"version":1,"read":[{"from":5,"to":3}]}`, `{"version":1,"read":[{"from":0,"to":3},{"from":2,"to":9}]}`} {
-		if err := os.WriteFile(logs[0].path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if c := logs[0].load(); c != nil {
-			t.Errorf("%q is believed: %v", text, c)
-		}
-	}
-	if err := (readLog{}).save(nil); err == nil {
-		t.Error("nothing was kept, and that is no error")
-	}
-	if _, err := os.Stat(filepath.Join(dir, "id", "main")); err == nil {
-		t.Error("the log stands where the index cache of a cluster does")
 	}
 }

@@ -25,9 +25,9 @@ func (w *retainer) verifies(o verifyOptions, names ...string) (sum verifyShown, 
 	w.t.Helper()
 	w.stdout.Reset()
 	w.stderr.Reset()
-	w.settings.JSON, w.settings.Repo = true, "/somewhere"
-	defer func() { w.settings.JSON, w.settings.Repo = false, "" }()
-	if err := w.verifyIn(w.t.Context(), w.open(w.store), names, o); err != nil {
+	w.settings.JSON = true
+	defer func() { w.settings.JSON = false }()
+	if err := w.verifyIn(w.t.Context(), w.open(w.store), w.place, names, o); err != nil {
 		w.stderr.WriteString(err.Error() + "\nhint: " + w.hint(err))
 		code = classify(err).code
 	}
