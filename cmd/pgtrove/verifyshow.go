@@ -205,6 +205,10 @@ func (v *verifyRun) advice() string {
 	case is(func(d damageJSON) bool { return !strings.HasPrefix(d.Object, "wal") }):
 		return "`pgtrove verify --repair` keeps what is sound of it, and the next backup stores again what the cluster still has"
 	}
+	if i := slices.IndexFunc(v.damage, func(d damageJSON) bool { return strings.HasSuffix(d.Object, ".history") }); i >= 0 {
+		return fmt.Sprintf("remove %s from the storage and bring the file from a server's pg_wal once more, with `pgtrove wal push`, or copy it back from a copy of the repository; "+
+			"until then nothing can be recovered on its timeline", v.damage[i].Object)
+	}
 	if len(v.walLost) > 0 {
 		return fmt.Sprintf("if the server still has the segments in pg_wal, or another archive does, `pgtrove wal push` brings them back; else take a new backup, "+
 			"and give up what cannot be recovered with `pgtrove forget %s`", strings.Join(v.walLost, " "))

@@ -15,12 +15,8 @@ import (
 // wal verifies the archive: which WAL the snapshots lack, and what of it this run reads. Where snapshots were named it is
 // their WAL only.
 func (v *verifyRun) wal(ctx context.Context, named bool) error {
-	archives, err := findArchives(ctx, v.repo, v.settings.Cluster, v.snapshots)
+	archives, err := v.listWAL(ctx, named)
 	if err != nil {
-		if isDamage(err) {
-			v.damage = append(v.damage, damageJSON{Type: "damage", Object: "wal", Error: err.Error()})
-			return nil
-		}
 		return err
 	}
 	if err := v.walThere(ctx, archives); err != nil {
@@ -45,6 +41,55 @@ func (v *verifyRun) wal(ctx context.Context, named bool) error {
 		}
 	}
 	return nil
+}
+
+// listWAL scans the archives as findArchives does, but reports each file of which the scan would read the header and cannot, and goes on without it.
+func (v *verifyRun) listWAL(ctx context.Context, named bool) ([]*walarchive.Coverage, error) {
+	survey := newSurvey(v.repo, v.snapshots)
+	take := func(key string, size int64) error {
+		cluster, system, name, err := walarchive.ParseKey(key)
+		if err == nil && name.Kind == walarchive.History {
+			if _, err = (archiveKey{cluster, system}).in(v.repo).Header(ctx, name.File); err != nil {
+				return err
+			}
+		}
+		return survey.Add(ctx, key, size)
+	}
+	err := v.repo.List(ctx, walClusterPrefix(v.settings.Cluster), func(key string, size int64) error {
+		err := take(key, size)
+		switch {
+		case errors.Is(err, walarchive.ErrNotExist): // a prune removed it meanwhile
+			return nil
+		case err != nil && isDamage(err):
+			v.unreadableWAL(key, err, named)
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return survey.Coverages(ctx)
+}
+
+// unreadableWAL notes a file without which the scan goes on. What a history file says is needed to recover on its timeline; snapshots of others are not
+// concerned.
+func (v *verifyRun) unreadableWAL(key string, err error, named bool) {
+	d := damageJSON{Type: "damage", Object: key, Error: err.Error()}
+	cluster, system, name, _ := walarchive.ParseKey(key) // it was taken apart before
+	for _, m := range ofArchive(v.snapshots, archiveKey{cluster, system}) {
+		if m.Window.StopTimeline == name.Timeline && name.Kind == walarchive.History {
+			d.Snapshots = append(d.Snapshots, m.ID)
+		}
+	}
+	if !named || len(d.Snapshots) > 0 {
+		v.damage = append(v.damage, d)
+	}
+}
+
+// hasDamage says whether damage of this object was noted.
+func (v *verifyRun) hasDamage(object string) bool {
+	return slices.ContainsFunc(v.damage, func(d damageJSON) bool { return d.Object == object })
 }
 
 // walThere finds out which snapshots lack WAL, and what is missing behind them. It looks at the snapshots once more: what a prune removed before the
@@ -81,6 +126,8 @@ func (v *verifyRun) walOf(m *snapshot.Manifest, c *walarchive.Coverage) {
 	switch {
 	case len(missing) == 0:
 		return
+	case v.hasDamage(archiveOf(m).in(v.repo).Key(historyOf(m.Window.StopTimeline))): // the way to it is not known
+		return
 	case m.WAL == snapshot.WALComplete:
 		v.walLost = append(v.walLost, m.ID)
 		for _, s := range missing {
@@ -91,6 +138,10 @@ func (v *verifyRun) walOf(m *snapshot.Manifest, c *walarchive.Coverage) {
 		v.walNever = append(v.walNever, m.ID)
 	}
 	v.out.warn("snapshot %s cannot be recovered from this repository alone: its WAL is %s", m.ID, walState(m, c))
+}
+
+func historyOf(tli pg.Timeline) walarchive.Name {
+	return walarchive.Name{File: tli.HistoryName(), Kind: walarchive.History, Timeline: tli}
 }
 
 // missingWAL notes that segments are gone. What several snapshots lack is damage once.
@@ -194,5 +245,7 @@ func (v *verifyRun) damagedWAL(c *walarchive.Coverage, key string, err error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.damage = append(v.damage, d)
+	if !v.hasDamage(key) { // the scan may have come across it
+		v.damage = append(v.damage, d)
+	}
 }

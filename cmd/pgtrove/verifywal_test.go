@@ -6,7 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/snapshot"
+	"github.com/pgtrove/pgtrove/walarchive"
 )
 
 // verifyShown is what the tests look at of the sum.
@@ -110,5 +112,53 @@ func TestWALThatNeverCameIsIncomplete(t *testing.T) {
 	w.wal("main", 2)
 	if _, _, code := w.verifies(verifyOptions{}); code != 0 {
 		t.Errorf("it came: exit %d\n%s", code, w.stderr.String())
+	}
+}
+
+// history archives the history of timeline 2, which begins in a day's segment.
+func (w *retainer) history(day int) string {
+	w.t.Helper()
+	at := pg.LSN(day+1)*pg.LSN(testSegment) + 8192
+	name := pg.Timeline(2).HistoryName()
+	text := []byte("1\t" + at.String() + "\tno recovery target specified\n")
+	_, err := archiveKey{"main", testSystem}.in(w.open(w.store)).Push(w.t.Context(), name, text, walarchive.Facts{})
+	w.must(err)
+	for _, key := range w.list("wal/main/") {
+		if strings.HasSuffix(key, name) {
+			return key
+		}
+	}
+	w.t.Fatal("it is not there")
+	return ""
+}
+
+func TestADamagedHistoryHidesNoOtherDamage(t *testing.T) {
+	w := newRetainer(t)
+	ids := w.days("main", 0, 2)
+	segment := w.walKey(1)
+	history := w.history(2)
+	if _, damage, code := w.verifies(verifyOptions{share: readShare{1}}); code != 0 {
+		t.Fatalf("sound: exit %d, %+v\n%s", code, damage, w.stderr.String())
+	}
+	w.alter(history, -10)
+	w.alter(segment, 300)
+	for _, share := range []uint64{0, 1} {
+		sum, damage, code := w.verifies(verifyOptions{share: readShare{share}})
+		var found []string
+		for _, d := range damage {
+			found = append(found, d.Object)
+		}
+		want := []string{history}
+		if share == 1 {
+			want = append(want, segment)
+		}
+		slices.Sort(found)
+		slices.Sort(want)
+		if code != codeDamaged || !slices.Equal(found, want) || share == 1 && sum.WALFiles != 4 || !strings.Contains(w.stderr.String(), "hint: remove "+history) {
+			t.Errorf("exit %d, %+v: %+v\n%s", code, sum, damage, w.stderr.String())
+		}
+	}
+	if _, damage, code := w.verifies(verifyOptions{}, ids[0]); code != 0 {
+		t.Errorf("a snapshot of another timeline: exit %d, %+v", code, damage)
 	}
 }
