@@ -37,6 +37,7 @@ type Coverage struct {
 
 	timelines map[pg.Timeline]*timeline
 	histories map[pg.Timeline]pg.History
+	doubts    map[pg.Timeline]error // history files that are there and cannot be read
 }
 
 // timeline is what is there of one timeline.
@@ -83,7 +84,7 @@ func (c *Coverage) readHistories(ctx context.Context, a Archive) error {
 func newCoverage(a Archive, size pg.SegmentSize) *Coverage {
 	return &Coverage{
 		Cluster: a.Cluster, System: a.System, SegmentSize: size,
-		timelines: map[pg.Timeline]*timeline{}, histories: map[pg.Timeline]pg.History{},
+		timelines: map[pg.Timeline]*timeline{}, histories: map[pg.Timeline]pg.History{}, doubts: map[pg.Timeline]error{},
 	}
 }
 

@@ -3,7 +3,6 @@ package walarchive
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -58,6 +57,7 @@ type claims struct {
 	size        pg.SegmentSize
 	unsure      bool // one does not say where it began, or they differ in the size of segments, so that names say nothing
 	stay, leave []Snapshot
+	family      *family // once it was read
 }
 
 // NewJudge returns a judge that knows of no snapshots yet. It reads history files from objects.
@@ -112,7 +112,7 @@ func (j *Judge) Use(ctx context.Context, key string) (use Use, follows bool, err
 		return Needed, false, nil // of another size
 	}
 	if j.at != p {
-		if err := j.turn(ctx, p, c); err != nil {
+		if err := j.turn(ctx, p, c, segment.Number); err != nil {
 			return Needed, false, err
 		}
 		follows = true
@@ -128,10 +128,10 @@ func (j *Judge) Use(ctx context.Context, key string) (use Use, follows bool, err
 	return Unneeded, follows, nil
 }
 
-// turn looks at the next timeline.
-func (j *Judge) turn(ctx context.Context, p place, c *claims) error {
+// turn looks at the next timeline, of which the first segment that is there is known.
+func (j *Judge) turn(ctx context.Context, p place, c *claims, first uint64) error {
 	h, err := j.historyOf(ctx, p)
-	if errors.Is(err, ErrNotExist) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrInvalid) {
+	if unreadable(err) {
 		j.doubts = append(j.doubts, fmt.Errorf("timeline %d of cluster %s, system %s: all of its WAL is kept, because its history is not known: %w",
 			uint32(p.timeline), p.cluster, p.system, err))
 		j.at, j.stay, j.leave = p, []Span{{p.timeline, 0, math.MaxUint64}}, nil
@@ -140,7 +140,14 @@ func (j *Judge) turn(ctx context.Context, p place, c *claims) error {
 	if err != nil {
 		return err
 	}
-	j.at, j.stay, j.leave = p, needed(h, c.size, c.stay), needed(h, c.size, c.leave)
+	if c.family == nil {
+		if c.family, err = j.familyOf(ctx, p.lineage, c); err != nil {
+			return err
+		}
+	}
+	c.family.histories[p.timeline] = h
+	begun := first <= beginning(h, c.size)
+	j.at, j.stay, j.leave = p, c.family.needed(h, c.stay, begun), c.family.needed(h, c.leave, begun)
 	return nil
 }
 
@@ -156,22 +163,26 @@ func (j *Judge) historyOf(ctx context.Context, p place) (pg.History, error) {
 
 // needed are the segments of a timeline, to which h leads, that recovery from the snapshots may ask for: ascending, and never adjacent. From a
 // snapshot's start on that is everything on its own timeline and on those that descend from there; of one that is narrow, no more than
-// comes up to its stop. Which of the timelines a recovery takes there does not matter: it finds the segment on each.
-func needed(h pg.History, size pg.SegmentSize, snapshots []Snapshot) []Span {
-	tli := h.Timeline()
+// comes up to its stop, and its branches. Which of the timelines a recovery takes there does not matter: it finds the segment on each. Nobody comes
+// to a branch whose first segment is gone (begun).
+func (f family) needed(h pg.History, snapshots []Snapshot, begun bool) []Span {
+	tli, size := h.Timeline(), uint64(f.size)
 	var all []Span
 	for _, s := range snapshots {
 		if tli != s.Timeline && tli != s.StopTimeline && !h.Contains(s.Timeline, s.StartLSN) {
 			continue
 		}
-		span := Span{Timeline: tli, First: uint64(s.StartLSN) / uint64(size), Last: math.MaxUint64}
+		span := Span{Timeline: tli, First: uint64(s.StartLSN) / size, Last: math.MaxUint64}
 		if s.Narrow {
 			span.Last = span.First
 			if s.StopLSN > 0 {
-				span.Last = max(span.First, uint64(s.StopLSN-1)/uint64(size))
+				span.Last = max(span.First, uint64(s.StopLSN-1)/size)
 			}
 		}
 		all = append(all, span)
+	}
+	if from, ok := f.branches(snapshots)[tli]; ok && begun {
+		all = append(all, Span{Timeline: tli, First: uint64(from) / size, Last: math.MaxUint64})
 	}
 	slices.SortFunc(all, func(a, b Span) int { return cmp.Compare(a.First, b.First) })
 	var merged []Span
@@ -202,11 +213,18 @@ func lastOf(spans []Span, n uint64) (last uint64, ok bool) {
 	return spans[i].Last, true
 }
 
+// needed says the same as a Judge does.
+func (c *Coverage) needed(h pg.History, snapshots []Snapshot) []Span {
+	f := family{size: c.SegmentSize, histories: c.histories, unsure: len(c.doubts) > 0}
+	_, begun := c.find(h.Timeline(), beginning(h, c.SegmentSize))
+	return f.needed(h, snapshots, begun)
+}
+
 // NeededGaps is Gaps, as far as recovery from one of the snapshots needs what is missing: what was removed because nothing needs it is
 // no gap.
 func (c *Coverage) NeededGaps(tli pg.Timeline, snapshots []Snapshot) []Gap {
 	h, _ := c.History(tli)
-	want := needed(h, c.SegmentSize, snapshots)
+	want := c.needed(h, snapshots)
 	var gaps []Gap
 	for _, g := range c.Gaps(tli) {
 		for _, w := range want {

@@ -89,19 +89,8 @@ func TestWALIsNeededFromEachSnapshotOnAndOnTheTimelinesThatDescend(t *testing.T)
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, _ := newArchive()
-			for tli, r := range c.rows {
-				pushSegments(t, a, tli, r[0], r[1])
-			}
-			for tli, text := range c.histories {
-				pushHistory(t, a, tli, text)
-			}
-			j := NewJudge(a.Objects)
-			for _, s := range c.stay {
-				j.Add(a.Cluster, a.System, testSize, s, true)
-			}
-			for _, s := range c.leave {
-				j.Add(a.Cluster, a.System, testSize, s, false)
-			}
+			c.push(t, a)
+			j := c.judge(a)
 			got := uses(t, a, j)
 			if u, p := spelt(got[Unneeded]), spelt(got[Parting]); u != c.unneeded || p != c.parting {
 				t.Errorf("unneeded %q and not %q; parting %q and not %q", u, c.unneeded, p, c.parting)
@@ -129,6 +118,27 @@ type needCase struct {
 	stay, leave []Snapshot
 	unneeded    string
 	parting     string
+}
+
+func (c needCase) push(t *testing.T, a Archive) {
+	t.Helper()
+	for tli, r := range c.rows {
+		pushSegments(t, a, tli, r[0], r[1])
+	}
+	for tli, text := range c.histories {
+		pushHistory(t, a, tli, text)
+	}
+}
+
+func (c needCase) judge(a Archive) *Judge {
+	j := NewJudge(a.Objects)
+	for _, s := range c.stay {
+		j.Add(a.Cluster, a.System, testSize, s, true)
+	}
+	for _, s := range c.leave {
+		j.Add(a.Cluster, a.System, testSize, s, false)
+	}
+	return j
 }
 
 // agrees makes sure that what recovery asks for is needed: every file on the way from each snapshot that stays to each timeline.

@@ -15,8 +15,11 @@ type Snapshot struct {
 	StartLSN     pg.LSN // replay begins here
 	StopLSN      pg.LSN // and must come at least to here
 	StopTime     time.Time
-	// Narrow says that nothing behind its stop is kept on its behalf: it leads to its own moment only.
+	// Narrow says that nothing behind its stop is kept on its behalf: it leads to its own moment only, and to timelines that begin there
+	// and have no snapshot yet.
 	Narrow bool
+	// Complete says that the WAL up to its stop was archived when it was committed.
+	Complete bool
 }
 
 // Path is the way that recovery takes to a timeline: through its ancestors, up to where each was left. It sees the

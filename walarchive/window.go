@@ -73,7 +73,7 @@ func (c *Coverage) Windows(ctx context.Context, headers Headers, snapshots []Sna
 // snapshot they begin with.
 func (p *Path) windows(ctx context.Context, headers Headers, snapshots []Snapshot) ([]Window, error) {
 	begin := p.Begin()
-	kept := needed(p.history, p.c.SegmentSize, snapshots)
+	kept := p.c.needed(p.history, snapshots)
 	var all []Window
 	for _, s := range snapshots {
 		r, ok := p.RunFrom(s)

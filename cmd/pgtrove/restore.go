@@ -208,6 +208,9 @@ func (a *app) choose(ctx context.Context, r *repo.Repo, o *restoreOptions) (*res
 		chooser := restore.Chooser{Snapshots: ofArchive(catalog.snapshots, k), Coverage: coverage, Headers: archive, Given: given}
 		choice, err := chooser.Choose(ctx, target)
 		if err == nil {
+			if catalog.narrowed()[choice.Snapshot.ID] && !o.standby {
+				choice.Warnings = append(choice.Warnings, narrowWarning(choice.Snapshot))
+			}
 			return choice, nil
 		}
 		if !errors.Is(err, restore.ErrUnreachable) {
@@ -221,6 +224,12 @@ func (a *app) choose(ctx context.Context, r *repo.Repo, o *restoreOptions) (*res
 		return nil, fmt.Errorf("restore cluster %s: %w: there are none", cluster, snapshot.ErrNotFound)
 	}
 	return nil, fmt.Errorf("restore cluster %s: %w", cluster, first)
+}
+
+// narrowWarning says what a server has to fear that goes on from a snapshot that keeps only its own WAL.
+func narrowWarning(m *snapshot.Manifest) string {
+	return fmt.Sprintf("of the WAL behind snapshot %s nothing is kept on its behalf. If this server takes the old one's place, back it up as soon as it has been promoted: "+
+		"until then no snapshot of its own leads to what it writes", m.ID)
 }
 
 // givenSnapshot finds the snapshot that was asked for by name, nil where the target is to choose, and the cluster.

@@ -223,6 +223,7 @@ func walSnapshot(m *snapshot.Manifest) walarchive.Snapshot {
 	w := m.Window
 	return walarchive.Snapshot{
 		ID: m.ID, Timeline: w.Timeline, StopTimeline: w.StopTimeline, StartLSN: w.StartLSN, StopLSN: w.StopLSN, StopTime: w.StopTime,
+		Complete: m.WAL == snapshot.WALComplete,
 	}
 }
 
