@@ -77,7 +77,7 @@ func TestWhatIsNeededStaysLockedAndTheRestRunsOut(t *testing.T) {
 		t.Errorf("a new repository: %+v", l)
 	}
 	before := b.locks()
-	must(t, r.Forget(t.Context(), old))
+	must(t, r.ForgetLast(t.Context(), old))
 	o := after(13)
 	o.DryRun = true
 	would := prune(t, r, o).Locks.Extended
@@ -157,7 +157,7 @@ func TestWithoutVersionsAPruneDeletesWhatRanOut(t *testing.T) {
 	old, _ := backup(t, r, pieces(26, 20))
 	_, ids := backup(t, r, pieces(27, 20))
 	prune(t, r, after(0))
-	must(t, r.Forget(t.Context(), old))
+	must(t, r.ForgetLast(t.Context(), old))
 	prune(t, r, after(13))
 	run, err := r.newestRun(t.Context())
 	must(t, err)
@@ -206,7 +206,7 @@ func TestWhatComesBackIsLockedLikeTheRest(t *testing.T) {
 	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
 	sid, ids := backup(t, b.repo, pieces(23, 20))
 	prune(t, b.repo, after(0))
-	must(t, b.repo.Forget(t.Context(), sid))
+	must(t, b.repo.ForgetLast(t.Context(), sid))
 	pinned := false
 	r, err := Open(t.Context(), fault.New(b.store, func(op fault.Op) fault.Action {
 		if op.Verb == fault.Put && strings.HasPrefix(op.Key, gcPrefix) && !pinned {

@@ -12,13 +12,15 @@ import (
 	"github.com/pgtrove/pgtrove/storage"
 )
 
-// A person's requests are objects of their own, named by the snapshot: forget/<sid>, forget/<sid>.wal and pins/<sid>. Writers'
+// A person's requests are objects of their own, named by the snapshot: forget/<sid>, forget/<sid>.last, forget/<sid>.wal and pins/<sid>. Writers'
 // credentials cannot create them.
 const (
 	forgetPrefix = "forget/"
 	pinsPrefix   = "pins/"
 	// narrowSuffix marks a request that is about the WAL behind a snapshot, and not about the snapshot. No session's ID ends so.
 	narrowSuffix = ".wal"
+	// lastSuffix marks a request that says that the snapshot may go although it is the last of its cluster. Likewise.
+	lastSuffix = ".last"
 )
 
 var (
@@ -38,6 +40,7 @@ type mark struct {
 // marks are the requests by the snapshot's ID.
 type marks struct {
 	forgotten, pinned, narrowed map[string]bool
+	last                        map[string]bool // may go though their clusters have nothing else
 	damaged                     map[string]bool // packs, by key: see damagedPrefix
 }
 
@@ -45,13 +48,16 @@ type marks struct {
 func (m *marks) hidden(sid string) bool { return m.forgotten[sid] && !m.pinned[sid] }
 
 func (r *Repo) marks(ctx context.Context) (*marks, error) {
-	m := &marks{forgotten: map[string]bool{}, pinned: map[string]bool{}, narrowed: map[string]bool{}, damaged: map[string]bool{}}
+	m := &marks{forgotten: map[string]bool{}, pinned: map[string]bool{}, narrowed: map[string]bool{},
+		last: map[string]bool{}, damaged: map[string]bool{}}
 	if err := r.store.List(ctx, forgetPrefix, func(i storage.Info) error {
 		name := strings.TrimPrefix(i.Key, forgetPrefix)
 		if key, ok := damagedPack(i.Key); ok {
 			m.damaged[key] = true
 		} else if sid, ok := strings.CutSuffix(name, narrowSuffix); ok {
 			m.narrowed[sid] = true
+		} else if sid, ok := strings.CutSuffix(name, lastSuffix); ok {
+			m.last[sid] = true
 		} else {
 			m.forgotten[name] = true
 		}
@@ -68,10 +74,10 @@ func (r *Repo) marks(ctx context.Context) (*marks, error) {
 	return m, nil
 }
 
-// Forget hides a snapshot, given by its full ID, from now on; the next prune removes it. Until that, Pin brings it back. It may be one that
-// is gone already: then it tells the prune that this is known. ErrPinned; ErrNotCounted for what no session is called.
+// Forget hides a snapshot, given by its full ID, from now on; the next prune removes it, unless its cluster would have none left then. Until that, Pin
+// brings it back. It may be one that is gone already: then it tells the prune that this is known. ErrPinned; ErrNotCounted for what no session is called.
 func (r *Repo) Forget(ctx context.Context, id string) error {
-	if strings.HasSuffix(id, narrowSuffix) { // it would be another snapshot's request
+	if strings.HasSuffix(id, narrowSuffix) || strings.HasSuffix(id, lastSuffix) { // it would be another snapshot's request
 		return fmt.Errorf("forget %s: %w", id, ErrNotCounted)
 	}
 	m, err := r.marks(ctx)
@@ -82,6 +88,19 @@ func (r *Repo) Forget(ctx context.Context, id string) error {
 		return fmt.Errorf("forget %s: %w", id, ErrPinned)
 	}
 	return r.request(ctx, forgetPrefix+id)
+}
+
+// ForgetLast is Forget for a snapshot that goes even if it is the last of its cluster.
+func (r *Repo) ForgetLast(ctx context.Context, id string) error {
+	if err := r.Forget(ctx, id); err != nil { // first: the other alone would say something of a request to come
+		return err
+	}
+	return r.request(ctx, forgetPrefix+id+lastSuffix)
+}
+
+// Unforget takes back what Forget asked for. It comes too late for what a prune has removed, and what somebody else had asked for goes with it.
+func (r *Repo) Unforget(ctx context.Context, id string) error {
+	return r.store.Delete(ctx, forgetPrefix+id)
 }
 
 // Narrow says that of the archived WAL a snapshot, given by its full ID, needs only what brings it to its own moment, from its start to its

@@ -68,6 +68,8 @@ type PruneReport struct {
 	Run      uint64 // its number
 	Valid    int    // snapshots that stay
 	Expired  []Commit
+	Held     []Commit // forgotten, and valid as long as there is damage; of these only sound ones
+	Last     []Commit // forgotten, and valid because their clusters have nothing else, and no request says that this is meant
 	Returned []Commit // that the last run had expired, and that are pinned now
 	Fenced   []Unfinished
 
@@ -169,9 +171,12 @@ type pruner struct {
 	run      *gcRun // what P7 publishes
 	ages     *ages
 	staying  []Commit
-	leaving  []Commit
-	void     []string // keys of outcomes without effect
-	view     *View    // P4
+	parting  []*judged // that somebody forgot
+	lasting  []*judged // of parting, that stay because their clusters have nothing else
+	parted   []named   // that an earlier run has ended, and that are deleted now
+	leaving  []Commit  // of parting
+	void     []string  // keys of outcomes without effect
+	view     *View     // P4
 	index    *listing
 	fresh    map[string]int64 // the packs once more: size by key
 	live     *index.Set
@@ -226,6 +231,9 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err e
 		return nil, err
 	}
 	if err := p.stillNewest(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.holdBack(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.writeBase(ctx); err != nil { // P6

@@ -30,7 +30,7 @@ func TestSnapshotsThatVanishedStopAPruneUntilTheyAreForgotten(t *testing.T) {
 	if after := list(t, f.store, ""); !slices.Equal(before, after) {
 		t.Error("it changed something")
 	}
-	must(t, r.Forget(t.Context(), sid))
+	must(t, r.ForgetLast(t.Context(), sid))
 	if report := prune(t, r, pruning()); report.Valid != 1 {
 		t.Errorf("%+v", report)
 	}
@@ -44,7 +44,7 @@ func TestNoMoreIsDeletedAtOnceThanAllowed(t *testing.T) {
 	r := f.open(t, f.store)
 	sid, _ := backup(t, r, pieces(9, 40))
 	backup(t, r, pieces(10, 20))
-	must(t, r.Forget(t.Context(), sid))
+	must(t, r.ForgetLast(t.Context(), sid))
 	prune(t, r, pruning())
 	o := pruning()
 	o.MaxDelete = 0.5
@@ -67,7 +67,7 @@ func TestDamageStopsDeletingAndNothingElse(t *testing.T) {
 	gone, _ := backup(t, r, pieces(11, 4))
 	hurt, _ := backup(t, r, pieces(12, 4))
 	_, ids := backup(t, r, pieces(13, 4))
-	must(t, r.Forget(t.Context(), gone))
+	must(t, r.ForgetLast(t.Context(), gone))
 	prune(t, r, pruning())
 	must(t, f.store.Delete(t.Context(), packsOf(t, f.store, hurt)[0]))
 	packs := list(t, f.store, packsPrefix)
@@ -80,7 +80,7 @@ func TestDamageStopsDeletingAndNothingElse(t *testing.T) {
 			t.Errorf("packs were deleted: %v", after)
 		}
 	}
-	must(t, r.Forget(t.Context(), hurt))
+	must(t, r.ForgetLast(t.Context(), hurt))
 	for range 3 {
 		if report := prune(t, r, pruning()); len(report.Damage) > 0 {
 			t.Fatalf("%+v", report)
@@ -96,7 +96,7 @@ func TestAnUnreadableSessionKeepsEverythingFromBeingDeleted(t *testing.T) {
 	f := newFixture(t)
 	r := f.open(t, f.store)
 	sid, _ := backup(t, r, pieces(18, 4))
-	must(t, r.Forget(t.Context(), sid))
+	must(t, r.ForgetLast(t.Context(), sid))
 	prune(t, r, pruning())
 	const bad = sessionsPrefix + "20000101T000000Z-0123456789abcdef"
 	must(t, f.store.Put(t.Context(), bad, []byte("rot")))
@@ -136,7 +136,7 @@ func TestObjectsThatTheStorageKeepsAreReportedAndLeft(t *testing.T) {
 		}
 		return fault.Action{}
 	}))
-	must(t, plain.Forget(t.Context(), sid))
+	must(t, plain.ForgetLast(t.Context(), sid))
 	if report := prune(t, r, pruning()); !slices.Equal(report.Locked, []string{sessionsPrefix + sid}) {
 		t.Errorf("%v", report.Locked)
 	}
@@ -163,7 +163,7 @@ func TestAnyFailedListingAbortsAPruneBeforeItDeletes(t *testing.T) {
 		plain := f.open(t, f.store)
 		sid, _ := backup(t, plain, pieces(16, 10))
 		_, ids := backup(t, plain, pieces(16, 5))
-		must(t, plain.Forget(t.Context(), sid))
+		must(t, plain.ForgetLast(t.Context(), sid))
 		prune(t, plain, pruning())
 		lists, deletes := 0, 0
 		r := f.open(t, fault.New(f.store, func(op fault.Op) fault.Action {

@@ -79,7 +79,7 @@ func TestWhatIsForgottenGoesInTwoRuns(t *testing.T) {
 		t.Errorf("%d sessions and segments are left", n)
 	}
 	check(t, r, oldIDs, data[:40])
-	must(t, r.Forget(t.Context(), old))
+	must(t, r.ForgetLast(t.Context(), old))
 	if got := commits(t, r); !slices.Equal(got, []string{kept}) {
 		t.Fatalf("after forget: %v", got)
 	}
@@ -114,7 +114,7 @@ func TestPacksThatAreMostlyDeadAreRepackedUnopened(t *testing.T) {
 	data := pieces(2, 32)
 	first, _ := backup(t, owner, data[:16])
 	_, ids := backup(t, owner, append(slices.Clone(data[:3]), data[16:]...))
-	must(t, owner.Forget(t.Context(), first))
+	must(t, owner.ForgetLast(t.Context(), first))
 
 	// A writer's keys are enough.
 	b, err := owner.bundle.For(keys.Writer)
@@ -237,11 +237,11 @@ func TestAPinWinsOverAForget(t *testing.T) {
 	data := pieces(5, 20)
 	sid, ids := backup(t, r, data)
 	must(t, r.Pin(t.Context(), sid))
-	if err := r.Forget(t.Context(), sid); !errors.Is(err, ErrPinned) {
+	if err := r.ForgetLast(t.Context(), sid); !errors.Is(err, ErrPinned) {
 		t.Fatal(err)
 	}
 	must(t, r.Unpin(t.Context(), sid))
-	must(t, r.Forget(t.Context(), sid))
+	must(t, r.ForgetLast(t.Context(), sid))
 	must(t, r.Pin(t.Context(), sid)) // back
 	prune(t, r, pruning())
 	prune(t, r, pruning())
@@ -266,7 +266,7 @@ func TestAPinThatARunDidNotSeeBringsTheSnapshotBack(t *testing.T) {
 	data := pieces(6, 20)
 	sid, ids := backup(t, plain, data)
 	prune(t, plain, pruning())
-	must(t, plain.Forget(t.Context(), sid))
+	must(t, plain.ForgetLast(t.Context(), sid))
 	pinned := false
 	r := f.open(t, fault.New(f.store, func(op fault.Op) fault.Action {
 		if op.Verb == fault.Put && strings.HasPrefix(op.Key, gcPrefix) && !pinned {
@@ -297,7 +297,7 @@ func TestOfTwoRunsAtOnceOneWinsAndTheOtherDeletesNothing(t *testing.T) {
 	sid, _ := backup(t, plain, data)
 	_, ids := backup(t, plain, data[10:])
 	prune(t, plain, pruning())
-	must(t, plain.Forget(t.Context(), sid))
+	must(t, plain.ForgetLast(t.Context(), sid))
 	var deleted []string
 	ran := false
 	r := f.open(t, fault.New(f.store, func(op fault.Op) fault.Action {
@@ -334,7 +334,7 @@ func TestTheNewestCommitsAreReadFirstAndNoMoreThanNeeded(t *testing.T) {
 			return s.Commit(ctx, []byte("[]"))
 		}))
 	}
-	must(t, plain.Forget(t.Context(), sids[3]))
+	must(t, plain.ForgetLast(t.Context(), sids[3]))
 	read := 0
 	r := f.open(t, fault.New(f.store, func(op fault.Op) fault.Action {
 		if op.Verb == fault.Get && strings.HasPrefix(op.Key, snapshotsPrefix) {

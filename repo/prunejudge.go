@@ -178,6 +178,7 @@ func (p *pruner) judgeBy(ctx context.Context, enter func(context.Context, *judge
 	if err := inOrder(ctx, len(keys), fetch, func(_ int, j *judged) error { return enter(ctx, j) }); err != nil {
 		return err
 	}
+	p.part()
 	if p.o.DryRun {
 		for sid := range p.fencing {
 			p.run.Resolved = append(p.run.Resolved, sid)
@@ -264,17 +265,16 @@ func (p *pruner) enter(ctx context.Context, j *judged) error {
 			return err
 		}
 	}
-	name := named{j.Cluster, j.ID}
 	switch {
 	case !counts || !snapshot:
 		p.void = append(p.void, j.key)
+		if snapshot && p.last.expired[j.key] {
+			p.parted = append(p.parted, named{j.Cluster, j.ID})
+		}
 	case j.Forgotten && !j.Pinned:
-		p.run.Expired = append(p.run.Expired, name)
-		p.leaving = append(p.leaving, j.Commit)
-		p.report.Expired = append(p.report.Expired, j.Commit)
+		p.parting = append(p.parting, j)
 	default:
-		p.run.Valid = append(p.run.Valid, kept{name, p.keptSince(j)})
-		p.staying = append(p.staying, j.Commit)
+		p.stay(j)
 		if returns {
 			p.report.Returned = append(p.report.Returned, j.Commit)
 		}

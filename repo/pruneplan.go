@@ -64,6 +64,9 @@ func (p *pruner) plan(ctx context.Context) error {
 			p.report.Damage = append(p.report.Damage, fmt.Errorf("%w: %s holds what nothing else has", ErrDamaged, key))
 		}
 	}
+	if err := p.holdBack(ctx); err != nil {
+		return err
+	}
 	p.decide()
 	if err := p.planWAL(ctx); err != nil {
 		return err

@@ -137,7 +137,7 @@ func TestWALThatNoSnapshotNeedsGoesInTwoRuns(t *testing.T) {
 	if report.WALStored != (Amount{10, 91}) || WALAmount(report.WALSwept) != (Amount{2, 20}) || len(report.WALCondemned) != 0 {
 		t.Errorf("%+v", report)
 	}
-	must(t, w.r.Forget(t.Context(), first))
+	must(t, w.r.ForgetLast(t.Context(), first))
 	report = w.prune(t)
 	if got := report.WALCondemned; len(got) != 1 || got[0].KeyRange != (KeyRange{walFile(3), walFile(5)}) || got[0].Amount != (Amount{3, 30}) {
 		t.Errorf("%+v", got)
@@ -145,7 +145,7 @@ func TestWALThatNoSnapshotNeedsGoesInTwoRuns(t *testing.T) {
 	w.leaves(t, "condemned", 3, 4, 5, 6, 7, 8, 9)
 	w.prune(t)
 	w.leaves(t, "before the second", 6, 7, 8, 9)
-	must(t, w.r.Forget(t.Context(), second))
+	must(t, w.r.ForgetLast(t.Context(), second))
 	w.prune(t)
 	putWAL(t, w.store, 10) // archived when no snapshot was left
 	w.prune(t)
@@ -172,7 +172,7 @@ func TestAPinBringsBackASnapshotWithItsWAL(t *testing.T) {
 	putWAL(t, w.store, upTo(9)...)
 	first := w.backup(t, 3)
 	w.backup(t, 6)
-	must(t, w.r.Forget(t.Context(), first))
+	must(t, w.r.ForgetLast(t.Context(), first))
 	w.pinnedTooLate(t, first)
 	for range 3 {
 		w.prune(t)
@@ -192,7 +192,7 @@ func TestWALOfWhatLeavesStaysOneRunLonger(t *testing.T) {
 		w.prune(t)
 		return commitIDs(ctx, s, putAll(ctx, t, s, pieces(4, 3)))
 	}))
-	must(t, w.r.Forget(t.Context(), late))
+	must(t, w.r.ForgetLast(t.Context(), late))
 	w.pinnedTooLate(t, late)
 	w.leaves(t, "when it has left", 4, 5, 6, 7, 8, 9)
 	w.prune(t)
@@ -267,7 +267,7 @@ func TestNarrowingIsForGoodAndItsRequestIsSpent(t *testing.T) {
 	w.leaves(t, "condemned", upTo(9)...)
 	w.prune(t)
 	w.leaves(t, "narrowed", 1, 2, 6, 7, 8, 9)
-	must(t, w.r.Forget(t.Context(), first))
+	must(t, w.r.ForgetLast(t.Context(), first))
 	w.pinnedTooLate(t, first) // it comes back as it was
 	report := w.prune(t)
 	if len(report.Returned) != 1 || !narrowed() {
@@ -281,7 +281,7 @@ func TestDamageKeepsWALAndWhatIsKnownOfIt(t *testing.T) {
 	putWAL(t, w.store, upTo(9)...)
 	last := w.backup(t, 3)
 	w.prune(t)
-	must(t, w.r.Forget(t.Context(), last))
+	must(t, w.r.ForgetLast(t.Context(), last))
 	w.prune(t) // sweeps 1 and 2, condemns the rest
 	w.leaves(t, "before", 3, 4, 5, 6, 7, 8, 9)
 	damaged := "20260101T000000Z-00000000000000dd"

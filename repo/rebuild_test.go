@@ -215,7 +215,7 @@ func TestACondemnedPackIsRescuedAfterARebuild(t *testing.T) {
 	data := pieces(52, 20)
 	old, _ := backup(t, r, data)
 	prune(t, r, pruning())
-	must(t, r.Forget(t.Context(), old))
+	must(t, r.ForgetLast(t.Context(), old))
 	var ids []chunk.ID
 	must(t, r.Write(t.Context(), options(), func(ctx context.Context, s *Session) error {
 		prune(t, r, pruning()) // condemns what the session knows

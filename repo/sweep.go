@@ -146,6 +146,11 @@ func (p *pruner) spentMarks() (keys []string) {
 			keys = append(keys, forgetPrefix+sid)
 		}
 	}
+	for _, sid := range slices.Sorted(maps.Keys(p.marks.last)) {
+		if gone(sid) {
+			keys = append(keys, forgetPrefix+sid+lastSuffix)
+		}
+	}
 	for _, sid := range slices.Sorted(maps.Keys(p.marks.pinned)) {
 		if gone(sid) {
 			keys = append(keys, pinsPrefix+sid)

@@ -245,9 +245,16 @@ func (p *pruneRun) shortcomings(r *repo.PruneReport) error {
 		if refused != "" {
 			p.out.line("", "%s", refused)
 		}
-		err := fmt.Errorf("prune: %s damaged or missing, so no pack is deleted", showCount(int64(n), "thing is", "things are"))
+		err := fmt.Errorf("prune: %s damaged or missing, so no pack is deleted, and no sound snapshot removed", showCount(int64(n), "thing is", "things are"))
 		return withHint(classified{err, repo.ErrDamaged},
 			"`pgtrove verify` says which snapshots are concerned; `pgtrove verify --repair` keeps what is sound, a backup after it stores again what the cluster still has, and what is then lost `pgtrove forget` gives up")
+	}
+	if last := r.Last; len(last) > 0 {
+		if refused != "" {
+			p.out.line("", "%s", refused)
+		}
+		return withHint(incomplete("prune: snapshot %s of cluster %s is forgotten, but stays: the cluster would have none left", last[0].ID, last[0].Cluster),
+			"`pgtrove pin %s` shows it again; `pgtrove forget --allow-last %s`, if nobody needs the cluster any more", last[0].ID, last[0].ID)
 	}
 	if refused == "" {
 		return nil

@@ -16,6 +16,8 @@ type pruneJSON struct {
 	DryRun    bool          `json:"dry_run"`
 	Snapshots int           `json:"snapshots"` // that stay
 	Removed   []prunedJSON  `json:"removed"`
+	Held      []prunedJSON  `json:"held"` // forgotten, and stay as long as something is damaged
+	Last      []prunedJSON  `json:"last"` // forgotten, and stay because their clusters have nothing else
 	Returned  []prunedJSON  `json:"returned"`
 	Fenced    []sessionJSON `json:"fenced"`
 	Blocked   []sessionJSON `json:"blocked"`  // by which; nothing was changed then
@@ -90,7 +92,7 @@ func pruneResult(r *repo.PruneReport, err error) pruneJSON {
 	var blocked *repo.BlockedError
 	var vanished *repo.VanishedError
 	j := pruneJSON{
-		Type: "prune", Run: r.Run, Snapshots: r.Valid, Removed: prunedResult(r.Expired), Returned: prunedResult(r.Returned),
+		Type: "prune", Run: r.Run, Snapshots: r.Valid, Removed: prunedResult(r.Expired), Held: prunedResult(r.Held), Last: prunedResult(r.Last), Returned: prunedResult(r.Returned),
 		Fenced: sessionsResult(r.Fenced), Blocked: []sessionJSON{}, Vanished: []prunedJSON{}, Stored: amountJSON(r.Stored), Deleted: amountJSON(r.Swept),
 		Condemned: amountJSON(r.Condemned), Repacked: amountJSON(r.Repacked), Rescued: amountJSON(r.Rescued), Tidied: amountJSON(r.Tidied), Locked: []string{}, Damage: []string{},
 		Lock: lockJSON{jsonTime(r.Locks.Until), r.Locks.Extended, r.Locks.Refused, append([]string{}, r.Locks.Missing...), len(r.Waiting)},
@@ -165,6 +167,12 @@ func pruneText(r *repo.PruneReport, took time.Duration) string {
 	fmt.Fprintf(&b, "%s kept, %d removed, in %s\n", showCount(int64(r.Valid), "snapshot", "snapshots"), len(r.Expired), showDuration(took))
 	for _, c := range r.Expired {
 		fmt.Fprintf(&b, "  removed: snapshot %s of cluster %s\n", c.ID, c.Cluster)
+	}
+	for _, c := range r.Held {
+		fmt.Fprintf(&b, "  not removed, because something is damaged: snapshot %s of cluster %s\n", c.ID, c.Cluster)
+	}
+	for _, c := range r.Last {
+		fmt.Fprintf(&b, "  not removed, because it is the last: snapshot %s of cluster %s\n", c.ID, c.Cluster)
 	}
 	for _, c := range r.Returned {
 		fmt.Fprintf(&b, "  back, because it is pinned: snapshot %s of cluster %s\n", c.ID, c.Cluster)

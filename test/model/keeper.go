@@ -23,9 +23,9 @@ func (w *world) keep(ctx context.Context, p *process) error {
 	w.inMind = s.ID
 	switch oneOf(p.actor.tape, forgets, regrets, pins, unpins, narrows) {
 	case forgets:
-		return w.forget(ctx, s.ID)
+		return w.forget(ctx, p, s.ID)
 	case regrets:
-		if err := w.forget(ctx, s.ID); err != nil {
+		if err := w.forget(ctx, p, s.ID); err != nil {
 			return err
 		}
 		return w.pin(ctx, p, s.ID)
@@ -48,8 +48,12 @@ const (
 	narrows
 )
 
-func (w *world) forget(ctx context.Context, id string) error {
-	err := w.repo.Forget(ctx, id)
+func (w *world) forget(ctx context.Context, p *process, id string) error {
+	forget := w.repo.Forget
+	if p.chance(700) {
+		forget = w.repo.ForgetLast
+	}
+	err := forget(ctx, id)
 	if err == nil {
 		w.oracle.note(func() { w.oracle.tally.Forgotten++ })
 	}

@@ -94,7 +94,7 @@ func (o *oracle) changed(key string, there bool) {
 	case "forget":
 		if sid, ok := strings.CutSuffix(rest, ".wal"); ok {
 			o.narrowed[sid] = true
-		} else {
+		} else if !strings.HasSuffix(rest, ".last") {
 			o.forgotten[rest] = true
 		}
 	case "wal":
