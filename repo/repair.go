@@ -27,6 +27,14 @@ type RepairReport struct {
 	Copied Copied
 	Marked []string // packs that count as damaged from now on
 	Known  []string // those that did before
+	Lost   []LostPack
+	Blind  []string // of Packs, those of which nothing says what they hold, in order
+}
+
+// LostPack says what of a pack could be read in none of the packs.
+type LostPack struct {
+	Key    string
+	Chunks []chunk.ID
 }
 
 // Copied is what could be read in damaged packs.
@@ -81,13 +89,14 @@ type salvage struct {
 
 // copy copies what is sound, and ends the session in which it did.
 func (s *salvage) copy(ctx context.Context) error {
-	blind := map[string]bool{} // packs that do not say themselves what they hold
+	blind := map[string]bool{} // packs that do not say themselves what they hold, or are gone
 	for _, key := range s.o.Packs {
 		object, err := s.object(ctx, key)
 		if err != nil {
 			return err
 		}
 		if object == nil {
+			blind[key] = true
 			continue
 		}
 		dir, err := s.directory(key, object)
@@ -102,8 +111,12 @@ func (s *salvage) copy(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.byIndex(ctx, blind); err != nil || s.to == nil {
+	if err := s.byIndex(ctx, blind); err != nil {
 		return err
+	}
+	s.report.Blind = slices.Sorted(maps.Keys(blind))
+	if s.takeStock(); s.to == nil {
+		return nil
 	}
 	err := s.to.finish(ctx)
 	if errors.Is(err, ErrFenced) {
@@ -119,6 +132,30 @@ func (s *salvage) copy(ctx context.Context) error {
 		return ErrOvertaken
 	}
 	return err
+}
+
+// takeStock drops what could be read in another pack after all.
+func (s *salvage) takeStock() {
+	for i := range s.report.Lost {
+		l := &s.report.Lost[i]
+		l.Chunks = slices.DeleteFunc(l.Chunks, func(id chunk.ID) bool { return s.to != nil && s.to.has[id] })
+	}
+	s.report.Lost = slices.DeleteFunc(s.report.Lost, func(l LostPack) bool { return len(l.Chunks) == 0 })
+}
+
+// lose notes a chunk that does not open in a pack, unless it stands elsewhere.
+func (s *salvage) lose(key string, id chunk.ID) error {
+	elsewhere, err := s.elsewhere(id)
+	if elsewhere || err != nil {
+		return err
+	}
+	lost := &s.report.Lost
+	if n := len(*lost); n == 0 || (*lost)[n-1].Key != key {
+		*lost = append(*lost, LostPack{Key: key})
+	}
+	last := &(*lost)[len(*lost)-1]
+	last.Chunks = append(last.Chunks, id)
+	return nil
 }
 
 // object reads a pack; nil: it is gone.
@@ -176,6 +213,27 @@ func (v *View) MissingPacks(ctx context.Context) (keys []string, err error) {
 	return slices.Sorted(maps.Keys(named)), nil
 }
 
+// UnnamedPacks lists the packs that the storage shows and the index does not name: those of sessions that go on, or died, and those that a new index
+// could not read.
+func (v *View) UnnamedPacks(ctx context.Context) (keys []string, err error) {
+	named := map[string]bool{}
+	if err := v.cache.Packs(v.counts, func(h index.Held) error {
+		named[h.Key] = true
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if err := v.repo.store.List(ctx, packsPrefix, func(i storage.Info) error {
+		if _, ok := parsePackKey(i.Key); ok && !named[i.Key] {
+			keys = append(keys, i.Key)
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("list packs: %w", err)
+	}
+	return keys, nil
+}
+
 // byIndex copies what is sound in packs whose directory cannot be read, by what the index says of them.
 func (s *salvage) byIndex(ctx context.Context, blind map[string]bool) error {
 	if len(blind) == 0 {
@@ -192,7 +250,7 @@ func (s *salvage) byIndex(ctx context.Context, blind map[string]bool) error {
 			}
 			delete(blind, k.Key)
 			object, err := s.object(ctx, k.Key)
-			if err == nil && object != nil {
+			if err == nil {
 				err = s.chunks(ctx, k.Key, &k.Directory, object)
 			}
 			if err != nil {
@@ -203,12 +261,12 @@ func (s *salvage) byIndex(ctx context.Context, blind map[string]bool) error {
 	})
 }
 
-// chunks copies what is sound in one pack.
+// chunks copies what is sound in one pack, nothing where it is gone.
 func (s *salvage) chunks(ctx context.Context, key string, dir *pack.Directory, object []byte) error {
 	var plain []byte
 	for i := range dir.Entries {
 		e := &dir.Entries[i]
-		if e.End() > int64(len(object)) || s.to != nil && s.to.has[e.ID] {
+		if s.to != nil && s.to.has[e.ID] {
 			continue
 		}
 		if s.listing.damaged[key] {
@@ -219,12 +277,16 @@ func (s *salvage) chunks(ctx context.Context, key string, dir *pack.Directory, o
 				continue
 			}
 		}
-		sealed := object[e.Offset:e.End()]
-		var err error
-		if plain, err = s.OpenChunk(plain[:0], dir.Location(key, i), sealed); errors.Is(err, ErrDamaged) {
-			continue
+		err := error(ErrDamaged)
+		var sealed []byte
+		if e.End() <= int64(len(object)) {
+			sealed = object[e.Offset:e.End()]
+			plain, err = s.OpenChunk(plain[:0], dir.Location(key, i), sealed)
 		}
-		if err == nil {
+		switch {
+		case errors.Is(err, ErrDamaged):
+			err = s.lose(key, e.ID)
+		case err == nil:
 			err = s.add(ctx, dir, *e, sealed, s.digests(e, plain))
 		}
 		if err != nil {

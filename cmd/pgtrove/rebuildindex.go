@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,7 +85,24 @@ func (a *app) rebuildIndex(ctx context.Context, o repo.RebuildOptions) error {
 	if err := a.showRebuild(report, o.DryRun, time.Since(begun)); err != nil {
 		return err
 	}
-	return a.rebuildShortcomings(report)
+	given, err := givenUp(ctx, r, report.Unreadable)
+	if err != nil {
+		return err
+	}
+	return a.rebuildShortcomings(report, given)
+}
+
+// givenUp says whether all of these packs have been given up.
+func givenUp(ctx context.Context, r *repo.Repo, packs []repo.BadObject) (bool, error) {
+	if len(packs) == 0 {
+		return false, nil
+	}
+	requests := map[string]bool{}
+	err := r.List(ctx, "forget/packs/", func(key string, _ int64) error {
+		requests[key] = true
+		return nil
+	})
+	return !slices.ContainsFunc(packs, func(b repo.BadObject) bool { return !requests["forget/"+b.Key] }), err
 }
 
 func (a *app) showRebuild(r *repo.RebuildReport, dryRun bool, took time.Duration) error {
@@ -113,8 +131,8 @@ func (a *app) showRebuild(r *repo.RebuildReport, dryRun bool, took time.Duration
 	return a.out.print("%s", text)
 }
 
-// rebuildShortcomings is the error of a run that did what it could.
-func (a *app) rebuildShortcomings(r *repo.RebuildReport) error {
+// rebuildShortcomings is the error of a run that did what it could; given: all unreadable packs were given up before.
+func (a *app) rebuildShortcomings(r *repo.RebuildReport, given bool) error {
 	for _, b := range r.Unreadable {
 		a.out.line("", "damaged: %v", b.Err)
 	}
@@ -127,6 +145,9 @@ func (a *app) rebuildShortcomings(r *repo.RebuildReport) error {
 	switch {
 	case len(r.Unreadable) > 0:
 		err := fmt.Errorf("rebuild-index: %s what they hold; the index has %d of them as before", showCount(int64(len(r.Unreadable)), "pack does not say", "packs do not say"), r.Known)
+		if given {
+			return withHint(classified{err, repo.ErrDamaged}, "they were given up: take a backup, which stores again what the cluster still has, and see with `pgtrove verify` what is lost")
+		}
 		return withHint(classified{err, repo.ErrDamaged}, "`pgtrove verify --repair` says which snapshots that concerns, and keeps what is sound in them")
 	case len(r.Waiting) > 0:
 		err := incomplete("rebuild-index: %s of backups that have not ended cannot be read", showCount(int64(len(r.Waiting)), "part of the index", "parts of the index"))

@@ -153,6 +153,11 @@ type verifyRun struct {
 	gaps     []gapJSON          // between what the snapshots need otherwise
 	repaired *repo.RepairReport // nil: nothing was repaired
 	lost     []damageJSON       // what is damaged after that
+	hidden   bool               // not all of it is known, since listings are damaged
+
+	looked     bool     // lookAtUnnamed was there
+	unreadable []string // packs that the index does not name, and that do not say what they hold
+	rebuilds   bool     // a new index would have what this one lacks
 
 	mu     sync.Mutex
 	damage []damageJSON
@@ -231,6 +236,9 @@ func (v *verifyRun) chunks(ctx context.Context) (err error) {
 	}
 	for i := range v.report.Damage {
 		v.damage = append(v.damage, damageOf("damage", &v.report.Damage[i]))
+	}
+	if slices.ContainsFunc(v.damage, func(d damageJSON) bool { return d.unnamed }) {
+		return v.lookAtUnnamed(ctx)
 	}
 	return nil
 }

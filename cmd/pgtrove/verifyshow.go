@@ -19,10 +19,12 @@ type damageJSON struct {
 	Snapshots []string    `json:"snapshots"`
 	Files     []string    `json:"files"`
 	MoreFiles int64       `json:"more_files,omitempty"`
+	Chunks    []string    `json:"chunks,omitempty"` // that cannot be opened, where it is not known which files need them
 	Breaks    *brokenJSON `json:"breaks,omitempty"`
 
-	index bool // it is a part of the index, or what a new one may find
-	given bool // a repair has been there already
+	index   bool // it is a part of the index
+	unnamed bool // the index does not have it
+	given   bool // a repair has been there already
 }
 
 // brokenJSON is a stretch of WAL that no recovery can pass.
@@ -34,7 +36,7 @@ type brokenJSON struct {
 
 func damageOf(kind string, d *restore.Damage) damageJSON {
 	return damageJSON{Type: kind, Object: d.Object, Error: d.Err.Error(), Snapshots: d.Snapshots, Files: d.Files, MoreFiles: d.MoreFiles,
-		index: errors.Is(d.Err, repo.ErrNotIndexed), given: errors.Is(d.Err, restore.ErrGivenUp)}
+		unnamed: errors.Is(d.Err, repo.ErrNotIndexed), given: errors.Is(d.Err, restore.ErrGivenUp)}
 }
 
 type verifyJSON struct {
@@ -70,7 +72,7 @@ func (v *verifyRun) show() error {
 	s := verifyJSON{
 		Type: "verify", Snapshots: v.report.Snapshots, Files: v.report.Files, Chunks: v.report.Chunks, Packs: v.report.Packs, PackBytes: v.report.Bytes,
 		WALFiles: v.walFiles, WALBytes: v.walBytes, ReadData: v.reads(), ReadBytes: v.report.ReadBytes, Damaged: len(v.damage),
-		WALLost: slices.Concat([]string{}, v.walLost), WALNever: slices.Concat([]string{}, v.walNever), Gaps: slices.Concat([]gapJSON{}, v.gaps),
+		WALLost: append([]string{}, v.walLost...), WALNever: append([]string{}, v.walNever...), Gaps: append([]gapJSON{}, v.gaps...),
 	}
 	if v.reads() {
 		s.Slice, s.Slices = v.k+1, v.o.share.slices
@@ -160,6 +162,8 @@ func (v *verifyRun) showDamage(d *damageJSON) error {
 	return nil
 }
 
+const maxChunksNamed = 20
+
 func damageText(d *damageJSON) string {
 	text := d.Object + ": " + d.Error
 	if len(d.Snapshots) > 0 {
@@ -170,6 +174,12 @@ func damageText(d *damageJSON) string {
 	}
 	if d.MoreFiles > 0 {
 		text += fmt.Sprintf(" and %d more", d.MoreFiles)
+	}
+	if n := len(d.Chunks); n > 0 {
+		text += ": " + strings.Join(d.Chunks[:min(n, maxChunksNamed)], ", ")
+		if n > maxChunksNamed {
+			text += fmt.Sprintf(" and %d more", n-maxChunksNamed)
+		}
 	}
 	if b := d.Breaks; b != nil {
 		text += fmt.Sprintf("; no recovery on timeline %d comes across %s to %s", b.Timeline, b.FromLSN, b.ToLSN)
@@ -195,12 +205,13 @@ func (v *verifyRun) failure() error {
 
 func (v *verifyRun) advice() string {
 	is := func(kind func(d damageJSON) bool) bool { return slices.ContainsFunc(v.damage, kind) }
+	settled := func(d damageJSON) bool { return d.given || d.unnamed } // a repair would find nothing in it
 	switch {
-	case is(func(d damageJSON) bool { return d.index }):
+	case v.rebuilds || is(func(d damageJSON) bool { return d.index }):
 		return "`pgtrove rebuild-index` makes the index anew from the packs; then verify again"
 	case v.repaired != nil && len(v.repaired.Marked)+len(v.repaired.Known) > 0:
 		return v.repairHint()
-	case !is(func(d damageJSON) bool { return !d.given }):
+	case is(settled) && !is(func(d damageJSON) bool { return !settled(d) && !strings.HasPrefix(d.Object, "wal") }):
 		return v.givenUpHint()
 	case is(func(d damageJSON) bool { return !strings.HasPrefix(d.Object, "wal") }):
 		return "`pgtrove verify --repair` keeps what is sound of it, and the next backup stores again what the cluster still has"
