@@ -34,12 +34,13 @@ type Candidate struct {
 	Narrowed   bool   // of the WAL behind it nothing is kept on its behalf any more
 	Unreadable bool   // only ID, Time and Pinned are known
 	Held       string // why it stays whatever the policy says, besides
+	Leads      string // to which timeline that is in use and has no good snapshot of its own; "": to none
 }
 
 // Stretch is a stretch of time of which every moment can be recovered.
 type Stretch struct {
 	Until time.Time // the last of them
-	From  []string  // IDs of the snapshots that lead into it
+	From  []string  // IDs of the snapshots that lead into it, of narrowed ones those whose branch it is
 }
 
 // Verdict is what a policy says of a snapshot.
@@ -50,13 +51,14 @@ type Verdict struct {
 	Narrow bool
 
 	ahead bool // its time was after now
+	base  bool // what leads to a timeline in use
 }
 
 // Keep says whether the snapshot stays.
 func (v Verdict) Keep() bool { return len(v.Reasons) > 0 }
 
 // Judge says of each snapshot of a cluster what becomes of it, the oldest first; of equal times the later ID counts as newer. Always kept are what is pinned, what
-// cannot be read, the newest that can be restored, and the newest of these without damaged pages; if none can be restored, the newest.
+// cannot be read, the newest that can be restored, the newest of these without damaged pages, and what leads to a timeline in use; if none can be restored, the newest.
 func (p Policy) Judge(now time.Time, candidates []Candidate, stretches []Stretch) []Verdict {
 	j := &judgement{now: now}
 	for _, c := range candidates {
@@ -66,6 +68,7 @@ func (p Policy) Judge(now time.Time, candidates []Candidate, stretches []Stretch
 	}
 	slices.SortFunc(j.all, func(a, b *Verdict) int { return cmp.Or(b.Time.Compare(a.Time), strings.Compare(b.ID, a.ID)) })
 	j.always()
+	j.bases()
 	readable := func(v *Verdict) bool { return !v.Unreadable }
 	timed := func(v *Verdict) bool { return readable(v) && !v.ahead }
 	good := func(v *Verdict) bool { return timed(v) && v.Good }
@@ -132,6 +135,18 @@ func (j *judgement) always() {
 	good.keep("last good")
 	if sound := j.newest(func(v *Verdict) bool { return ok(v) && !v.Flawed }); good.Flawed && sound != nil {
 		sound.keep("last without damaged pages")
+	}
+}
+
+// bases keeps the newest good snapshot that leads to each timeline that is in use and has none: the newest of all may stand on a timeline that was left.
+func (j *judgement) bases() {
+	done := map[string]bool{"": true}
+	for _, v := range j.all {
+		if v.Good && !v.Unreadable && !done[v.Leads] {
+			done[v.Leads] = true
+			v.base = true
+			v.keep("leads to the live timeline")
+		}
 	}
 }
 
@@ -215,7 +230,7 @@ func (j *judgement) window(p Period, from time.Time, stretches []Stretch) {
 		case v.Time.After(from), anchors[v.ID], i < newest, newest < 0 && !v.Narrowed:
 			v.keep("pitr window " + p.String())
 		case v.Keep():
-			v.Narrow = !v.Unreadable // what WAL it needs is not known
+			v.Narrow = !v.Unreadable && !v.base // what WAL it needs is not known
 		}
 	}
 }
@@ -226,12 +241,12 @@ func (j *judgement) anchors(from time.Time, stretches []Stretch) map[string]bool
 	anchors := map[string]bool{}
 	take := func(is func(*Verdict) bool) {
 		if v := j.newest(func(v *Verdict) bool {
-			return v.Good && !v.Narrowed && !v.Unreadable && !v.Time.After(from) && !v.Ended.After(from) && is(v)
+			return v.Good && !v.Unreadable && !v.Time.After(from) && !v.Ended.After(from) && is(v)
 		}); v != nil {
 			anchors[v.ID] = true
 		}
 	}
-	take(func(*Verdict) bool { return true })
+	take(func(v *Verdict) bool { return !v.Narrowed })
 	for _, s := range stretches {
 		if !s.Until.Before(from) {
 			take(func(v *Verdict) bool { return slices.Contains(s.From, v.ID) })

@@ -36,6 +36,7 @@ func isFlawed(c *Candidate)  { c.Flawed = true }
 func isDamaged(c *Candidate) { c.Good, c.Unreadable = false, true }
 func isNarrow(c *Candidate)  { c.Narrowed = true }
 func isHeld(c *Candidate)    { c.Held = "held" }
+func leads(c *Candidate)     { c.Leads = "2" }
 func isAhead(c *Candidate)   { c.Time = c.Time.AddDate(1, 0, 0) }
 
 func period(t *testing.T, text string) Period {
@@ -90,6 +91,13 @@ func TestPoliciesKeepWhatTheySay(t *testing.T) {
 		{"all lie ahead", Policy{Last: 1}, but(nights(1, 3), isAhead, "01", "02", "03"), nil, "03"},
 		{"what lies ahead is not the last good one", Policy{Weekly: 1}, but(but(nights(1, 30), isAhead, "03"), lacksWAL, "30"), nil, "29 30 03"},
 		{"all have damaged pages", Policy{Last: 1}, but(nights(1, 3), isFlawed, "01", "02", "03"), nil, "03"},
+
+		{"what leads to the live timeline", Policy{Last: 2}, but(nights(1, 30), leads, "02", "03"), nil, "03 29 30"},
+		{"likewise, and none of it is good", Policy{Last: 2}, but(but(nights(1, 30), leads, "02", "03"), lacksWAL, "02", "03"), nil, "29 30"},
+		{"likewise, one lacks WAL", Policy{Last: 2}, but(but(nights(1, 30), leads, "02", "03"), lacksWAL, "03"), nil, "02 29 30"},
+		{"what leads to the live timeline is not narrowed", Policy{PITR: day, Last: 1}, but(nights(1, 30), leads, "02", "03"), nil, "03 29 30"},
+		{"a narrowed one that the window begins with", Policy{PITR: period(t, "10d")}, but(nights(1, 30), isNarrow, "04", "05"),
+			[]Stretch{{Until: at(29, 0), From: []string{"04", "05", "27"}}}, "05 20 21 22 23 24 25 26 27 28 29 30"},
 
 		{"a window", Policy{PITR: day}, nights(1, 30), nil, "29 30"},
 		{"a window and older ones, which are narrowed", Policy{PITR: day, Weekly: 3}, nights(1, 30), nil, "22- 29 30"},

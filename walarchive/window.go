@@ -49,6 +49,23 @@ func (p *Path) RunFrom(s Snapshot) (r Run, ok bool) {
 	return r, p.Contains(s) && r.End > r.First && p.c.startOf(r.End) >= s.StopLSN
 }
 
+// keptRun is RunFrom without what still stands behind it and may go at any time.
+func (p *Path) keptRun(s Snapshot, kept []Span) (r Run, ok bool) {
+	r, ok = p.RunFrom(s)
+	if last, found := lastOf(kept, r.First); ok && found && last < r.End {
+		r.End = last + 1
+	}
+	return r, ok
+}
+
+// KeptRun returns what recovery from a snapshot, one of all that stay, finds on the way to the timeline, of the WAL that is kept; and whether it comes to
+// where the timeline begins.
+func (c *Coverage) KeptRun(s Snapshot, tli pg.Timeline, all []Snapshot) (r Run, leads bool) {
+	p := c.PathTo(tli)
+	r, ok := p.keptRun(s, c.needed(p.history, all))
+	return r, ok && r.End >= c.number(p.Begin())
+}
+
 // Windows returns what can be recovered to, by timeline and position, reading a bounded number of headers.
 func (c *Coverage) Windows(ctx context.Context, headers Headers, snapshots []Snapshot) ([]Window, error) {
 	timelines := c.Timelines()
@@ -76,14 +93,8 @@ func (p *Path) windows(ctx context.Context, headers Headers, snapshots []Snapsho
 	kept := p.c.needed(p.history, snapshots)
 	var all []Window
 	for _, s := range snapshots {
-		r, ok := p.RunFrom(s)
-		if !ok {
-			continue
-		}
-		if last, ok := lastOf(kept, r.First); ok && last < r.End { // what still stands behind it may go at any time
-			r.End = last + 1
-		}
-		if p.c.startOf(r.End) <= begin {
+		r, ok := p.keptRun(s, kept)
+		if !ok || p.c.startOf(r.End) <= begin {
 			continue
 		}
 		w := Window{Timeline: p.Timeline(), FromLSN: s.StopLSN, FromTime: s.StopTime, Run: r}

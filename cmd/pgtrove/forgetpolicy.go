@@ -168,12 +168,14 @@ func (p *clusterPlan) judge(ctx context.Context, r *repo.Repo, now time.Time, po
 		return err
 	}
 	var candidates []snapshot.Candidate
+	live := p.live()
 	for id, commit := range p.commits {
 		c := snapshot.Candidate{ID: id, Time: p.ages[id].Since, Pinned: commit.Pinned, Narrowed: commit.Narrowed}
 		if m := p.manifests[id]; m == nil {
 			c.Unreadable = true
 		} else {
-			c.Ended, c.Good, c.Flawed = m.Window.StopTime, p.states[id] == snapshot.WALComplete, len(m.Damaged) > 0
+			c.Ended, c.Good, c.Flawed = m.Window.StopTime, p.good(id), len(m.Damaged) > 0
+			c.Leads = p.leads(m, live)
 		}
 		if p.ages[id].Shared {
 			c.Held = "another cluster has one of the same ID"
@@ -189,6 +191,10 @@ func (p *clusterPlan) judge(ctx context.Context, r *repo.Repo, now time.Time, po
 	if p.after, err = p.windows(ctx, func(id string) (stays, narrow bool) { return verdicts[id].Keep(), p.narrows(verdicts[id]) }); err != nil {
 		return err
 	}
+	if w := p.lostLive(live); w != nil { // likewise
+		return refused("forget: timeline %d of cluster %s, system %s, which is in use, could not be recovered to %s any more; nothing was changed",
+			uint32(w.Timeline), p.cluster, w.system, w.ToLSN)
+	}
 	from, to := policy.Promised(now, candidates, stretches)
 	p.unreachable = outside(p.after, from, to)
 	if before := outside(p.before, from, to); length(p.unreachable) > length(before) { // the policy sees to it; this is if it does not
@@ -197,6 +203,9 @@ func (p *clusterPlan) judge(ctx context.Context, r *repo.Repo, now time.Time, po
 	}
 	return nil
 }
+
+// good says whether a snapshot can be restored.
+func (p *clusterPlan) good(id string) bool { return p.states[id] == snapshot.WALComplete }
 
 // length is how long intervals are together.
 func length(all []interval) (sum time.Duration) {
@@ -227,27 +236,6 @@ func (p *clusterPlan) windows(ctx context.Context, of func(id string) (stays, na
 	}
 	slices.SortFunc(all, func(a, b systemWindow) int { return a.FromTime.Compare(b.FromTime) })
 	return all, nil
-}
-
-// stretches are the windows of now, with the snapshots that lead into each.
-func (p *clusterPlan) stretches() (all []snapshot.Stretch) {
-	for _, w := range p.before {
-		stretch := snapshot.Stretch{Until: w.ToTime}
-		for id, m := range p.manifests {
-			archive := p.archives[archiveOf(m)]
-			if m.Server.SystemID.String() != w.system || p.commits[id].Narrowed {
-				continue
-			}
-			if run, ok := archive.PathTo(w.Timeline).RunFrom(walSnapshot(m)); ok && run.End == w.Run.End {
-				stretch.From = append(stretch.From, id)
-				if t := p.ages[id].Since; t.After(stretch.Until) { // the last commit may lie far back
-					stretch.Until = t
-				}
-			}
-		}
-		all = append(all, stretch)
-	}
-	return all
 }
 
 // outside is what of a time lies in no window: no shorter than a second.
