@@ -18,6 +18,7 @@ type Commit struct {
 	Err       error // the object is there but does not open or parse; Manifest is nil
 	Pinned    bool  // nothing removes it
 	Forgotten bool  // a person asked for its removal; the next prune sees to it, unless it is pinned
+	Last      bool  // and that even if its cluster has no other
 	Narrowed  bool  // of the archived WAL only what leads to its own moment is kept on its behalf; so a person has asked
 }
 
@@ -105,7 +106,7 @@ func (r *Repo) counting(ctx context.Context, cluster string) (all []Commit, keys
 		}
 		// Expired and pinned: a pin that the run did not see. The next one will.
 		if run.counts(key, sessions) || run.expired[key] && marks.pinned[sid] {
-			all = append(all, Commit{Cluster: where, ID: sid, Pinned: marks.pinned[sid], Forgotten: marks.forgotten[sid],
+			all = append(all, Commit{Cluster: where, ID: sid, Pinned: marks.pinned[sid], Forgotten: marks.forgotten[sid], Last: marks.last[sid],
 				Narrowed: run.narrow[sid] || marks.narrowed[sid]})
 			keys = append(keys, key)
 		}

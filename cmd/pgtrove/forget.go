@@ -37,7 +37,8 @@ the plan of the rules is shown, before anything is changed. Run again, a command
 
 A snapshot stays if one rule keeps it. --keep-daily 7 keeps the newest of each of the last seven days, in UTC, of which there is
 one; likewise the others. --keep-within counts back from the newest snapshot. Units of time are h, d, w, m (months) and y. A
-snapshot that lacks WAL stays wherever it would if it did not, but takes the place of none that can be restored.
+snapshot that lacks WAL, or anything else, stays wherever it would if it did not, but takes the place of none that can be
+restored. If one needs what is gone or damaged, the exit code is 9, and the rest is done all the same.
 
 --pitr-window 7d keeps every moment of the last seven days recoverable, as far as it is so now: all snapshots in them, the last one
 before, and all WAL from there on. Older snapshots that other rules keep are narrowed: of the WAL they keep only what leads to
@@ -155,19 +156,27 @@ func (a *app) forget(ctx context.Context, r *repo.Repo, names []string, o forget
 	if err := a.leavesGood(ctx, r, c, chosen, o.allowLast); err != nil {
 		return err
 	}
+	request, made := r.Forget, []repo.Commit(nil)
+	if o.allowLast {
+		request = r.ForgetLast
+	}
 	for _, commit := range chosen {
-		if !o.dryRun && !commit.Forgotten {
-			if err := r.Forget(ctx, commit.ID); errors.Is(err, repo.ErrPinned) { // since we looked
+		if !o.dryRun && (!commit.Forgotten || o.allowLast) {
+			if err := request(ctx, commit.ID); errors.Is(err, repo.ErrPinned) { // since we looked
 				return pinnedError(commit.ID)
 			} else if err != nil {
 				return err
 			}
+			made = append(made, commit)
 		}
 		if err := a.showForgotten(commit, o.dryRun); err != nil {
 			return err
 		}
 	}
-	return nil
+	if o.allowLast {
+		return nil
+	}
+	return a.stillGood(ctx, r, made)
 }
 
 // findListed finds a snapshot also if it is only known from what the last prune listed, then by its full ID only: by forgetting it, after
@@ -237,7 +246,7 @@ func (a *app) leavesGood(ctx context.Context, r *repo.Repo, c *catalog, chosen [
 				left = append(left, m)
 			}
 		}
-		last, err := lastGood(ctx, r, going, left)
+		last, err := a.lastGood(ctx, r, c, going, left)
 		switch {
 		case err != nil:
 			return err
@@ -250,19 +259,4 @@ func (a *app) leavesGood(ctx context.Context, r *repo.Repo, c *catalog, chosen [
 		}
 	}
 	return nil
-}
-
-// lastGood says what is left if some snapshots of a cluster go: "" if it is one that can be restored, or was none before.
-func lastGood(ctx context.Context, r *repo.Repo, going, left []*snapshot.Manifest) (string, error) {
-	if len(left) == 0 {
-		return "no snapshot", nil
-	}
-	found, err := walStates(ctx, r, left)
-	if err != nil || slices.Contains(found, snapshot.WALComplete) {
-		return "", err
-	}
-	if found, err = walStates(ctx, r, going); err != nil || !slices.Contains(found, snapshot.WALComplete) {
-		return "", err
-	}
-	return "no snapshot that can be restored", nil
 }

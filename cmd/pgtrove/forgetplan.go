@@ -64,7 +64,8 @@ type plannedJSON struct {
 	WAL      snapshot.WALState `json:"wal,omitempty"`
 	Keep     bool              `json:"keep"`
 	Reasons  []string          `json:"reasons"`
-	Narrow   bool              `json:"narrow"` // it stays, and of the WAL only its own on its behalf
+	Lacking  bool              `json:"lacking"` // it needs what is gone or damaged, so no rule takes it for a good one
+	Narrow   bool              `json:"narrow"`  // it stays, and of the WAL only its own on its behalf
 	Already  bool              `json:"already"`
 	DryRun   bool              `json:"dry_run"`
 }
@@ -165,7 +166,7 @@ func (a *app) showPlan(plan *forgetPlan, dryRun bool) error {
 func (p *clusterPlan) result(v snapshot.Verdict, dryRun bool) plannedJSON {
 	row := plannedJSON{
 		Type: "forget", ID: v.ID, Cluster: p.cluster, Time: jsonTime(v.Time), WAL: p.states[v.ID], Keep: v.Keep(), Reasons: []string{},
-		Narrow: v.Keep() && (v.Narrow || v.Narrowed), DryRun: dryRun,
+		Lacking: p.lacking[v.ID], Narrow: v.Keep() && (v.Narrow || v.Narrowed), DryRun: dryRun,
 	}
 	if m := p.manifests[v.ID]; m != nil {
 		row.SystemID = m.Server.SystemID.String()
@@ -181,6 +182,9 @@ func planRow(j plannedJSON) []string {
 		does, why = "forget", "no rule keeps it"
 	case j.Narrow:
 		does = "narrow"
+	}
+	if j.Lacking && j.WAL != "" {
+		why += "; it lacks what is gone or damaged"
 	}
 	wal := string(j.WAL)
 	if wal == "" {

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgtrove/pgtrove/repo"
@@ -24,6 +26,7 @@ type clusterPlan struct {
 	manifests   map[string]*snapshot.Manifest // of those that can be read
 	states      map[string]snapshot.WALState  // likewise
 	ages        map[string]repo.Retained      //
+	lacking     map[string]bool               // that lack something which is gone or damaged
 	verdicts    []snapshot.Verdict            // the oldest first
 	before      []systemWindow                // what can be recovered now
 	after       []systemWindow                // and what when the plan was carried out
@@ -56,7 +59,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repo.Repo, now time.Time, o
 	if err != nil {
 		return nil, err
 	}
-	plan, err := planForget(ctx, r, c, now, o)
+	plan, err := a.planForget(ctx, r, c, now, o)
 	if err != nil {
 		return nil, err
 	}
@@ -76,12 +79,31 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repo.Repo, now time.Time, o
 			return nil, err
 		}
 	}
-	return c.damage(a), nil
+	return errors.Join(c.damage(a), plan.damage()), nil
+}
+
+// damage says which snapshots lack something: the rules took none of these for a good one.
+func (plan *forgetPlan) damage() error {
+	var which []string
+	for _, p := range plan.clusters {
+		for _, v := range p.verdicts {
+			if p.lacking[v.ID] && p.manifests[v.ID] != nil {
+				which = append(which, v.ID)
+			}
+		}
+	}
+	if len(which) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("forget: %s what is gone or damaged, so no rule took the place of a good one for it: %s",
+		showCount(int64(len(which)), "snapshot lacks", "snapshots lack"), strings.Join(which, ", "))
+	return withHint(classified{err, repo.ErrDamaged}, "`pgtrove verify` says what is concerned; a backup may store it again, and `pgtrove forget ID` gives up what is lost")
 }
 
 // carryOut makes the requests. Each that was made is one less for the next run, which makes the same plan of what is left.
 func (a *app) carryOut(ctx context.Context, r *repo.Repo, plan *forgetPlan) error {
 	forgotten, narrowed := 0, 0
+	var made []repo.Commit
 	for _, p := range plan.clusters {
 		for _, v := range p.verdicts {
 			switch {
@@ -93,6 +115,7 @@ func (a *app) carryOut(ctx context.Context, r *repo.Repo, plan *forgetPlan) erro
 					return err
 				}
 				forgotten++
+				made = append(made, p.commits[v.ID])
 			case p.narrows(v):
 				if err := r.Narrow(ctx, v.ID); err != nil {
 					return err
@@ -100,6 +123,9 @@ func (a *app) carryOut(ctx context.Context, r *repo.Repo, plan *forgetPlan) erro
 				narrowed++
 			}
 		}
+	}
+	if err := a.stillGood(ctx, r, made); err != nil {
+		return err
 	}
 	a.out.info("forgot %s, narrowed %d", showCount(int64(forgotten), "snapshot", "snapshots"), narrowed)
 	return nil
@@ -114,7 +140,7 @@ func (p *clusterPlan) narrows(v snapshot.Verdict) bool {
 }
 
 // planForget judges the snapshots of the catalog that are not forgotten.
-func planForget(ctx context.Context, r *repo.Repo, c *catalog, now time.Time, o forgetOptions) (*forgetPlan, error) {
+func (a *app) planForget(ctx context.Context, r *repo.Repo, c *catalog, now time.Time, o forgetOptions) (*forgetPlan, error) {
 	var shown []repo.Commit
 	for _, commit := range c.commits {
 		if !hidden(commit) {
@@ -122,6 +148,10 @@ func planForget(ctx context.Context, r *repo.Repo, c *catalog, now time.Time, o 
 		}
 	}
 	ages, err := r.Retention(ctx, shown, repo.RetentionOptions{Now: now, Ended: endedAt, AcceptTimes: o.acceptTimes})
+	if err != nil {
+		return nil, err
+	}
+	whole, err := a.whole(ctx, r, shown)
 	if err != nil {
 		return nil, err
 	}
@@ -134,10 +164,11 @@ func planForget(ctx context.Context, r *repo.Repo, c *catalog, now time.Time, o 
 			plan.clusters = append(plan.clusters, &clusterPlan{
 				cluster: commit.Cluster, commits: map[string]repo.Commit{}, manifests: map[string]*snapshot.Manifest{},
 				states: map[string]snapshot.WALState{}, ages: map[string]repo.Retained{}, archives: map[archiveKey]*plannedArchive{},
+				lacking: map[string]bool{},
 			})
 		}
 		p := plan.clusters[len(plan.clusters)-1]
-		p.commits[commit.ID], p.ages[commit.ID] = commit, ages[i]
+		p.commits[commit.ID], p.ages[commit.ID], p.lacking[commit.ID] = commit, ages[i], !whole[i]
 		if m, err := parseCommit(commit); err == nil {
 			p.manifests[commit.ID] = m
 		}
@@ -205,7 +236,7 @@ func (p *clusterPlan) judge(ctx context.Context, r *repo.Repo, now time.Time, po
 }
 
 // good says whether a snapshot can be restored.
-func (p *clusterPlan) good(id string) bool { return p.states[id] == snapshot.WALComplete }
+func (p *clusterPlan) good(id string) bool { return p.states[id] == snapshot.WALComplete && !p.lacking[id] }
 
 // length is how long intervals are together.
 func length(all []interval) (sum time.Duration) {
