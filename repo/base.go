@@ -2,10 +2,12 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/pgtrove/pgtrove/index"
+	"github.com/pgtrove/pgtrove/storage"
 )
 
 // shardChunks is about how many chunks a shard of the base holds: some megabytes.
@@ -26,10 +28,21 @@ func (p *pruner) writeBase(ctx context.Context) error {
 	}
 	for _, name := range slices.Concat(old, p.resolvedSegments()) {
 		if err := b.take(ctx, name); err != nil {
-			return fmt.Errorf("write base: %w", err)
+			return fmt.Errorf("write base: %w", p.orOvertaken(ctx, err))
 		}
 	}
 	return b.put(ctx, b.packs.Rest())
+}
+
+// orOvertaken is err, unless something is missing because a newer run has moved it: then ErrOvertaken.
+func (p *pruner) orOvertaken(ctx context.Context, err error) error {
+	if !errors.Is(err, storage.ErrNotExist) {
+		return err
+	}
+	if newest, listErr := p.newestNumber(ctx); listErr == nil && newest != p.last.Number {
+		return ErrOvertaken
+	}
+	return err
 }
 
 // resolvedSegments are the index segments that the base takes in: of sessions resolved now, not of those that were resolved before, whose

@@ -1,9 +1,13 @@
 package repo
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/pgtrove/pgtrove/chunk"
 )
 
 // TestDamageKeepsWhatIsSound: of three snapshots the newest is broken, and the others are forgotten, as rules do that do not look at chunks.
@@ -108,4 +112,24 @@ func TestTheLastSnapshotOfAClusterGoesOnlyIfThatIsSaid(t *testing.T) {
 	if got := list(t, f.store, forgetPrefix); len(got) > 0 {
 		t.Errorf("left: %v", got)
 	}
+}
+
+// TestARunThatIsOvertakenBeforeItsBaseSaysSo: the other has taken the index segments into its base, and deleted them.
+func TestARunThatIsOvertakenBeforeItsBaseSaysSo(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	_, ids := backup(t, r, pieces(61, 4))
+	o := pruning()
+	overtaken := false
+	o.Mark = func(ctx context.Context, v *View, snapshots []Commit, live func(chunk.ID)) error {
+		if !overtaken {
+			overtaken = true
+			prune(t, f.open(t, f.store), pruning())
+		}
+		return markManifests(ctx, v, snapshots, live)
+	}
+	if _, err := r.Prune(t.Context(), o); !errors.Is(err, ErrOvertaken) {
+		t.Errorf("%v", err)
+	}
+	check(t, r, ids, pieces(61, 4))
 }
