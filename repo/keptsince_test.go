@@ -249,6 +249,13 @@ func TestAPruneRefusesTimesThatMostlyContradictEachOther(t *testing.T) {
 	if !errors.As(err, &apart) || apart.Compared != 7 || len(apart.Apart) != 5 || apart.Apart[0].Ended.After(day(14)) || !apart.Apart[0].Stored.Equal(day(40)) {
 		t.Fatalf("%v", err)
 	}
+	again := RebuildOptions{Host: "test", Now: x.options(day(43)).Now, Ended: x.options(day(43)).Ended}
+	if _, err := x.repo().Rebuild(t.Context(), again); !errors.As(err, new(*TimesError)) {
+		t.Errorf("a rebuild fixes them: %v", err)
+	}
+	again.AcceptTimes, again.DryRun = true, true
+	_, err = x.repo().Rebuild(t.Context(), again)
+	must(t, err)
 	if !slices.Equal(before, list(t, x.store, "")) {
 		t.Error("a run that refused has changed something")
 	}

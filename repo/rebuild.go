@@ -19,7 +19,9 @@ type RebuildOptions struct {
 	Now        func() time.Time
 	FenceAfter time.Duration // as PruneOptions has it
 	Ended      Ended         // as PruneOptions has it
-	DryRun     bool          // nothing is written, only the report made
+	// AcceptTimes is as PruneOptions has it: this run, too, fixes the ages of what no other has listed.
+	AcceptTimes bool
+	DryRun      bool // nothing is written, only the report made
 	// Progress is told of packs whose directory was read: the bytes of these packs, of all. It is called by one goroutine at a time, and may be nil.
 	Progress func(done, total int64)
 }
@@ -46,15 +48,14 @@ type RebuildReport struct {
 // why that is safe.
 //
 // It reads the ends of packs, and a writer's keys are enough. A pack whose directory cannot be read is named by what the old index says of it, if
-// that can be read, and reported. Errors: ErrOvertaken, *VanishedError, ErrVersion where a newer program wrote a pack, ErrDamaged where it is not known what counts;
+// that can be read, and reported. Errors: ErrOvertaken, *VanishedError, *TimesError, ErrVersion where a newer program wrote a pack, ErrDamaged where it is not known what counts;
 // then nothing was changed but that dead sessions were ended.
 func (r *Repo) Rebuild(ctx context.Context, o RebuildOptions) (*RebuildReport, error) {
 	if o.FenceAfter == 0 {
 		o.FenceAfter = defaultFenceAfter
 	}
 	p := &pruner{Repo: r, report: &PruneReport{}}
-	// A prune that asked whether contradicting ages are meant could not run before this one.
-	p.o = PruneOptions{Host: o.Host, Now: o.Now, FenceAfter: o.FenceAfter, DryRun: o.DryRun, Ended: o.Ended, AcceptTimes: true}
+	p.o = PruneOptions{Host: o.Host, Now: o.Now, FenceAfter: o.FenceAfter, DryRun: o.DryRun, Ended: o.Ended, AcceptTimes: o.AcceptTimes}
 	b := &rebuilder{pruner: p, o: o, report: &RebuildReport{}}
 	var err error
 	if p.last, err = r.newestRun(ctx); err != nil {

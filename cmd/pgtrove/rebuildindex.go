@@ -25,6 +25,7 @@ hold are listed and left as they are, and the exit code is then 9. The identity 
 		Args: exactly(),
 	}
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "only read, and say what would be done")
+	c.Flags().BoolVar(&o.AcceptTimes, "accept-times", false, "as for pgtrove prune, where the storage's times are not those of most new snapshots")
 	c.Flags().DurationVar(&o.FenceAfter, "fence-after", o.FenceAfter, "for how much `time` an unfinished backup must have written nothing to count as dead")
 	c.RunE = a.run(func(ctx context.Context, _ []string) error {
 		if o.FenceAfter <= 0 {
