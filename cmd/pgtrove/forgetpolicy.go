@@ -236,7 +236,9 @@ func (p *clusterPlan) judge(ctx context.Context, r *repo.Repo, now time.Time, po
 }
 
 // good says whether a snapshot can be restored.
-func (p *clusterPlan) good(id string) bool { return p.states[id] == snapshot.WALComplete && !p.lacking[id] }
+func (p *clusterPlan) good(id string) bool {
+	return p.states[id] == snapshot.WALComplete && !p.lacking[id]
+}
 
 // length is how long intervals are together.
 func length(all []interval) (sum time.Duration) {
