@@ -65,6 +65,13 @@ func TestADamagedPackIsGivenUpAndWhatIsSoundInItStays(t *testing.T) {
 		if report.Copied.Chunks != x.copied(all) || !slices.Equal(report.Marked, []string{key}) {
 			t.Errorf("%s: %+v, of %d chunks", what, report, all)
 		}
+		named := 0
+		for _, l := range report.Lost {
+			named += len(l.Chunks)
+		}
+		if named != x.lost(all) || len(report.Lost) > 1 || len(report.Blind) > 0 {
+			t.Errorf("%s: of %d chunks %d are named as lost, and %v say nothing", what, all, named, report.Blind)
+		}
 		if n := unreadable(t, r, ids, data); n != x.lost(all) {
 			t.Errorf("%s: %d of %d chunks are lost", what, n, all)
 		}
