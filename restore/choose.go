@@ -139,7 +139,9 @@ func (c *Chooser) candidate(m *snapshot.Manifest, goal TimelineGoal) candidate {
 	run, ok := k.path.RunFrom(anchor(m))
 	k.run = run
 	_, known := c.Coverage.History(tli)
-	switch {
+	switch doubt := c.Coverage.Doubt(tli); {
+	case tli != m.Window.StopTimeline && doubt != nil:
+		k.flaw = fmt.Sprintf("timeline %d cannot be followed, its history cannot be read: %v; the snapshot's own can, with --target-timeline current", tli, doubt)
 	case tli != m.Window.StopTimeline && !known:
 		k.flaw = fmt.Sprintf("timeline %d cannot be followed: the archive does not know it", tli)
 	case !k.path.Contains(anchor(m)):

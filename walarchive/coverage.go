@@ -2,6 +2,7 @@ package walarchive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -66,20 +67,27 @@ func (a Archive) Scan(ctx context.Context, size pg.SegmentSize) (*Coverage, erro
 	return all[0], nil
 }
 
-// readHistories reads those that the listing has shown.
+// readHistories reads those that the listing has shown. One that cannot be read is a doubt about its timeline only.
 func (c *Coverage) readHistories(ctx context.Context, a Archive) error {
 	for tli, t := range c.timelines {
 		if !t.history {
 			continue
 		}
 		h, err := a.history(ctx, tli)
-		if err != nil {
+		switch {
+		case unreadable(err):
+			c.doubts[tli] = err
+		case err != nil:
 			return err
+		default:
+			c.histories[tli] = h
 		}
-		c.histories[tli] = h
 	}
 	return nil
 }
+
+// Doubt says why the history of a timeline cannot be read, though its file is there; nil if that is not so. It names the file's key.
+func (c *Coverage) Doubt(tli pg.Timeline) error { return c.doubts[tli] }
 
 func newCoverage(a Archive, size pg.SegmentSize) *Coverage {
 	return &Coverage{
@@ -91,14 +99,17 @@ func newCoverage(a Archive, size pg.SegmentSize) *Coverage {
 // history reads a timeline's history from the header of its file.
 func (a Archive) history(ctx context.Context, tli pg.Timeline) (pg.History, error) {
 	h, err := a.Header(ctx, tli.HistoryName())
-	if err != nil {
-		return nil, err
+	var parsed pg.History
+	if err == nil {
+		if parsed, err = pg.ParseHistory(tli, h.History); err != nil {
+			err = fmt.Errorf("%w: %s: %w", ErrDamaged, h.Name, err)
+		}
 	}
-	parsed, err := pg.ParseHistory(tli, h.History)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, h.Name, err)
+	if err != nil && unreadable(err) && !errors.Is(err, ErrNotExist) {
+		key := a.Key(Name{Kind: History, Timeline: tli, File: tli.HistoryName()})
+		return nil, fmt.Errorf("%w; remove %s, and push the file again from a server that has it in pg_wal, with `pgtrove wal push`", err, key)
 	}
-	return parsed, nil
+	return parsed, err
 }
 
 // add takes one key of the listing.
@@ -198,7 +209,7 @@ func (c *Coverage) History(tli pg.Timeline) (pg.History, bool) {
 // Whether start is an ancestor of it is another question; PostgreSQL gives up where it is not.
 func (c *Coverage) Newest(start pg.Timeline) pg.Timeline {
 	for {
-		if _, ok := c.histories[start+1]; !ok {
+		if _, ok := c.histories[start+1]; !ok && c.doubts[start+1] == nil {
 			return start
 		}
 		start++

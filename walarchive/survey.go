@@ -60,7 +60,7 @@ func (s *Survey) Expect(a Archive, size pg.SegmentSize) {
 const headersAsked = 8
 
 // Add takes the next object of the listing. What is no WAL file is passed over. Where nobody said how long an archive's segments are, its first files
-// are asked; errors are those of Archive.Header.
+// are asked, as far as they can be read; errors are those of the storage.
 func (s *Survey) Add(ctx context.Context, key string, bytes int64) error {
 	p, n, ok := s.keys.read(key)
 	if !ok {
@@ -78,11 +78,11 @@ func (s *Survey) Add(ctx context.Context, key string, bytes int64) error {
 		return nil
 	}
 	h, err := s.archive(p.lineage).Header(ctx, n.File)
-	if err != nil {
+	if err != nil && !unreadable(err) {
 		return err
 	}
 	c.waiting = append(c.waiting, n)
-	if h.SegmentSize.Valid() {
+	if err == nil && h.SegmentSize.Valid() {
 		c.settle(h.SegmentSize)
 	} else if len(c.waiting) == headersAsked {
 		c.settle(pg.DefaultSegmentSize)

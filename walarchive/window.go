@@ -3,6 +3,7 @@ package walarchive
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -66,7 +67,7 @@ func (c *Coverage) KeptRun(s Snapshot, tli pg.Timeline, all []Snapshot) (r Run, 
 	return r, ok && r.End >= c.number(p.Begin())
 }
 
-// Windows returns what can be recovered to, by timeline and position, reading a bounded number of headers.
+// Windows returns what can be recovered to, by timeline and position, reading a bounded number of headers. It ends in front of a segment whose header cannot be read.
 func (c *Coverage) Windows(ctx context.Context, headers Headers, snapshots []Snapshot) ([]Window, error) {
 	timelines := c.Timelines()
 	for _, s := range snapshots {
@@ -89,17 +90,21 @@ func (c *Coverage) Windows(ctx context.Context, headers Headers, snapshots []Sna
 // windows returns those on the path's last timeline. Runs that end at the same place are one stretch, whatever
 // snapshot they begin with.
 func (p *Path) windows(ctx context.Context, headers Headers, snapshots []Snapshot) ([]Window, error) {
+	headers = &heldHeaders{headers, map[string]*Header{}}
 	begin := p.Begin()
-	kept := p.c.needed(p.history, snapshots)
+	leads, err := p.leads(ctx, headers, snapshots)
+	if err != nil {
+		return nil, err
+	}
 	var all []Window
-	for _, s := range snapshots {
-		r, ok := p.keptRun(s, kept)
-		if !ok || p.c.startOf(r.End) <= begin {
-			continue
-		}
+	for _, l := range leads {
+		s, r := l.snapshot, l.run
 		w := Window{Timeline: p.Timeline(), FromLSN: s.StopLSN, FromTime: s.StopTime, Run: r}
 		if s.StopLSN < begin {
 			_, last, err := p.Tail(ctx, headers, Run{Timeline: r.Timeline, First: r.First, End: p.c.numberBefore(begin)})
+			if errors.As(err, new(*brokenSegment)) {
+				continue // nobody comes past it
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -119,6 +124,77 @@ func (p *Path) windows(ctx context.Context, headers Headers, snapshots []Snapsho
 	return all, nil
 }
 
+// lead is a snapshot, and what recovery from it finds on a path.
+type lead struct {
+	snapshot Snapshot
+	run      Run
+}
+
+// leads are the snapshots that lead to the path's last timeline. A run ends in front of a segment that turns out to be damaged; those that begin behind it
+// do not come past it.
+func (p *Path) leads(ctx context.Context, headers Headers, snapshots []Snapshot) ([]lead, error) {
+	kept := p.c.needed(p.history, snapshots)
+	var all []lead
+	for _, s := range snapshots {
+		if r, ok := p.keptRun(s, kept); ok {
+			all = append(all, lead{s, r})
+		}
+	}
+	for i := 0; i < len(all); {
+		longest := all[i].run
+		for _, l := range all {
+			if l.run.End == longest.End {
+				longest.First = min(longest.First, l.run.First)
+			}
+		}
+		_, _, err := p.Tail(ctx, headers, longest)
+		var broken *brokenSegment
+		switch {
+		case errors.As(err, &broken):
+			for k := range all {
+				if r := &all[k].run; r.End == longest.End && r.First <= broken.number {
+					r.End = broken.number
+				}
+			}
+		case err != nil:
+			return nil, err
+		default:
+			i++
+		}
+	}
+	return slices.DeleteFunc(all, func(l lead) bool {
+		end := p.c.startOf(l.run.End)
+		return l.run.End <= l.run.First || end < l.snapshot.StopLSN || end <= p.Begin()
+	}), nil
+}
+
+// brokenSegment is a segment of which the header cannot be read.
+type brokenSegment struct {
+	number uint64
+	err    error
+}
+
+func (b *brokenSegment) Error() string { return b.err.Error() }
+func (b *brokenSegment) Unwrap() error { return b.err }
+
+// heldHeaders reads each header once.
+type heldHeaders struct {
+	Headers
+	seen map[string]*Header
+}
+
+// Header implements Headers.
+func (s *heldHeaders) Header(ctx context.Context, file string) (*Header, error) {
+	if h := s.seen[file]; h != nil {
+		return h, nil
+	}
+	h, err := s.Headers.Header(ctx, file)
+	if err == nil {
+		s.seen[file] = h
+	}
+	return h, err
+}
+
 // finish finds where a window ends.
 func (p *Path) finish(ctx context.Context, headers Headers, w *Window) error {
 	end, last, err := p.Tail(ctx, headers, w.Run)
@@ -134,6 +210,9 @@ func (p *Path) finish(ctx context.Context, headers Headers, w *Window) error {
 func (p *Path) Tail(ctx context.Context, headers Headers, r Run) (end pg.LSN, last time.Time, err error) {
 	for n := r.End; n > r.First && r.End-n < maxWalk; n-- {
 		h, err := headers.Header(ctx, p.Segment(n-1).Name(p.c.SegmentSize))
+		if unreadable(err) {
+			return 0, time.Time{}, &brokenSegment{n - 1, err}
+		}
 		if err != nil {
 			return 0, time.Time{}, err
 		}

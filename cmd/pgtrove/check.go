@@ -115,7 +115,7 @@ func (c *checkup) recovery(ctx context.Context) error {
 	if coverage, err = k.in(c.repo).Scan(ctx, c.cluster.Info().Layout.WALSegmentSize); err != nil {
 		return err
 	}
-	info, _, err := clusterInfo(ctx, c.repo, coverage, catalog)
+	info, _, err := clusterInfo(ctx, archiveKey{coverage.Cluster, coverage.System}.in(c.repo), coverage, catalog)
 	if err != nil {
 		return err
 	}

@@ -234,7 +234,7 @@ func (w *retainer) windows() (all [][2]int) {
 	archives, err := findArchives(w.t.Context(), r, "", c.snapshots)
 	w.must(err)
 	for _, coverage := range archives {
-		info, _, err := clusterInfo(w.t.Context(), r, coverage, c)
+		info, _, err := clusterInfo(w.t.Context(), archiveKey{coverage.Cluster, coverage.System}.in(r), coverage, c)
 		w.must(err)
 		for _, window := range info.Windows {
 			all = append(all, [2]int{dayOf(window.FromTime), dayOf(window.ToTime)})

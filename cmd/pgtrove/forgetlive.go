@@ -31,6 +31,21 @@ func (p *clusterPlan) live() map[archiveKey]pg.Timeline {
 	return live
 }
 
+// passBroken takes the WAL of snapshots that need a segment which turned out to be damaged for missing.
+func (p *clusterPlan) passBroken() {
+	for id, m := range p.manifests {
+		archive := p.archives[archiveOf(m)]
+		if len(archive.headers.broken) == 0 {
+			continue
+		}
+		for _, s := range archive.PathTo(m.Window.StopTimeline).Segments(m.Window.StartLSN, m.Window.StopLSN) {
+			if archive.headers.broken[s.Name(archive.SegmentSize)] != nil {
+				p.states[id] = snapshot.WALMissing
+			}
+		}
+	}
+}
+
 // leads names the live timeline that recovery from the snapshot comes to, if that has no good snapshot itself. Where its history cannot be read each
 // snapshot may be the one, so each gets a name for itself.
 func (p *clusterPlan) leads(m *snapshot.Manifest, live map[archiveKey]pg.Timeline) string {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/restore"
 	"github.com/pgtrove/pgtrove/snapshot"
 	"github.com/pgtrove/pgtrove/walarchive"
 )
@@ -39,5 +40,38 @@ func TestAPolicyKeepsWhatLeadsToTheLiveTimeline(t *testing.T) {
 	}
 	if got := len(w.list("wal/main/7/00000002/")); got != 2 {
 		t.Errorf("%d segments of the live timeline are left", got)
+	}
+}
+
+func TestWhatIsDamagedInTheArchiveHidesOnlyWhatItConcerns(t *testing.T) {
+	w, ids, history := branched(t)
+	o := forgetOptions{policy: snapshot.Policy{Last: 1}, dryRun: true}
+	w.alter(history, -10)
+	out := w.forgets(morning(3), o)
+	if told := w.stderr.String(); !strings.Contains(told, "remove "+history) || strings.Contains(out, "no rule keeps it") {
+		t.Errorf("which of the snapshots leads to timeline 2 is not known: %s\n%s", told, out)
+	}
+	if got := w.windows(); !slices.Equal(got, [][2]int{{0, 2}}) {
+		t.Errorf("%v", got)
+	}
+	choice, err := w.choose(t.Context(), w.open(w.store), &restoreOptions{target: restore.Target{Timeline: restore.TimelineGoal{Number: 1}}})
+	if err != nil || choice.Snapshot.ID != ids[2] {
+		t.Errorf("on timeline 1: %+v %v", choice, err)
+	}
+	_, err = w.choose(t.Context(), w.open(w.store), &restoreOptions{})
+	if err == nil || !strings.Contains(err.Error(), "remove "+history) || !strings.Contains(err.Error(), "wal push") {
+		t.Errorf("on the newest: %v", err)
+	}
+
+	w = newRetainer(t)
+	w.days("main", 0, 3)
+	last := w.list("wal/main/7/00000001/")[3]
+	w.alter(last, -10)
+	out = w.forgets(morning(4), o)
+	if told := w.stderr.String(); !strings.Contains(told, last[strings.LastIndexByte(last, '/')+1:]) || !strings.Contains(out, "no rule keeps it") {
+		t.Errorf("%s\n%s", told, out)
+	}
+	if got := w.windows(); !slices.Equal(got, [][2]int{{0, 2}}) {
+		t.Errorf("%v", got)
 	}
 }

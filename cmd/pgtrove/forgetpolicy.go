@@ -63,6 +63,11 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repo.Repo, now time.Time, o
 	if err != nil {
 		return nil, err
 	}
+	for _, p := range plan.clusters {
+		for _, archive := range p.archives {
+			a.tellDoubts(archive.Coverage, archive.headers)
+		}
+	}
 	if len(plan.clusters) == 0 {
 		a.out.info("no snapshots%s yet", ofCluster(cluster))
 	}
@@ -190,7 +195,7 @@ func (p *clusterPlan) judge(ctx context.Context, r *repo.Repo, now time.Time, po
 			if err != nil {
 				return err
 			}
-			p.archives[k] = &plannedArchive{coverage, &seenHeaders{Headers: k.in(r), seen: map[string]*walarchive.Header{}}}
+			p.archives[k] = &plannedArchive{coverage, newSeenHeaders(k.in(r))}
 		}
 		p.states[id] = walState(m, p.archives[k].Coverage)
 	}
@@ -198,6 +203,7 @@ func (p *clusterPlan) judge(ctx context.Context, r *repo.Repo, now time.Time, po
 	if p.before, err = p.windows(ctx, all); err != nil {
 		return err
 	}
+	p.passBroken()
 	var candidates []snapshot.Candidate
 	live := p.live()
 	for id, commit := range p.commits {
@@ -288,22 +294,4 @@ func outside(windows []systemWindow, from, to time.Time) (all []interval) {
 		all = append(all, interval{from, to})
 	}
 	return all
-}
-
-// seenHeaders reads each header once.
-type seenHeaders struct {
-	walarchive.Headers
-	seen map[string]*walarchive.Header
-}
-
-// Header implements walarchive.Headers.
-func (s *seenHeaders) Header(ctx context.Context, file string) (*walarchive.Header, error) {
-	if h := s.seen[file]; h != nil {
-		return h, nil
-	}
-	h, err := s.Headers.Header(ctx, file)
-	if err == nil {
-		s.seen[file] = h
-	}
-	return h, err
 }

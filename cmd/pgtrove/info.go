@@ -102,10 +102,12 @@ func (a *app) info(ctx context.Context) error {
 		return err
 	}
 	for _, coverage := range archives {
-		c, newest, err := clusterInfo(ctx, r, coverage, catalog)
+		headers := newSeenHeaders(archiveKey{coverage.Cluster, coverage.System}.in(r))
+		c, newest, err := clusterInfo(ctx, headers, coverage, catalog)
 		if err != nil {
 			return err
 		}
+		a.tellDoubts(coverage, headers)
 		if err := a.showCluster(c, newest); err != nil {
 			return err
 		}
@@ -137,7 +139,7 @@ func (a *app) repositorySizes(ctx context.Context, r *repo.Repo, fn func(key str
 }
 
 // clusterInfo computes one cluster's line from the listing and a bounded number of WAL headers.
-func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverage, all *catalog) (*clusterJSON, *snapshot.Manifest, error) {
+func clusterInfo(ctx context.Context, headers walarchive.Headers, coverage *walarchive.Coverage, all *catalog) (*clusterJSON, *snapshot.Manifest, error) {
 	k := archiveKey{coverage.Cluster, coverage.System}
 	c := &clusterJSON{
 		Type: "cluster", Cluster: k.cluster, SystemID: k.system.String(), WALFiles: coverage.Files, WALBytes: coverage.Bytes,
@@ -161,7 +163,7 @@ func clusterInfo(ctx context.Context, r *repo.Repo, coverage *walarchive.Coverag
 			c.Unusable = append(c.Unusable, m.ID)
 		}
 	}
-	windows, err := coverage.Windows(ctx, k.in(r), own)
+	windows, err := coverage.Windows(ctx, headers, own)
 	if err != nil {
 		return nil, nil, err
 	}
