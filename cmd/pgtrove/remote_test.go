@@ -64,7 +64,7 @@ func (h *remote) want(code int, say string, args ...string) (stdout, stderr stri
 // requests is what -v says at the end.
 func requests(t *testing.T, stderr string) int {
 	t.Helper()
-	m := regexp.MustCompile(`(?m)^storage: (\d+) requests? \(longest \d+ ms\), \S+ \S+ up, \S+ \S+ down$`).FindStringSubmatch(stderr)
+	m := regexp.MustCompile(`(?m)^storage: (\d+) requests? \(longest [^)]+\), \S+ \S+ up, \S+ \S+ down$`).FindStringSubmatch(stderr)
 	if m == nil {
 		t.Fatalf("no count of requests: %s", stderr)
 	}
