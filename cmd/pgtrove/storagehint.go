@@ -14,6 +14,8 @@ func optionsHint(err error) string {
 func unreachableHint(err error) string {
 	_, throttled := s3.IsThrottled(err)
 	switch {
+	case s3.IsOfKeys(err):
+		return "the storage was not asked: what gives this account its keys does not answer (a role's service, or a credential_process)"
 	case throttled:
 		return "the object storage has too much to do: run the command again later, or let it try for longer (--retry-time)"
 	case s3.IsUntrusted(err):

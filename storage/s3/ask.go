@@ -32,6 +32,12 @@ func IsNoBucket(err error) bool {
 // that was meant. For retry.Options.
 func IsLasting(err error) bool { return IsNoBucket(err) || IsRegion(err) || IsNotTLS(err) }
 
+// IsOfKeys says whether err is of the place that gives keys, not of the storage.
+func IsOfKeys(err error) bool {
+	var c *credentialError
+	return errors.As(err, &c)
+}
+
 // IsRegion says whether err is the storage's word that the bucket is in another region.
 func IsRegion(err error) bool {
 	switch code(err) {
@@ -115,7 +121,8 @@ func IsThrottled(err error) (time.Duration, bool) {
 	var a answer
 	_ = errors.As(err, &a)
 	switch r.Code {
-	case "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "ServiceUnavailable":
+	case "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException",
+		"RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests", "TooManyRequestsException", "KMS.ThrottlingException", "ServiceUnavailable":
 		return a.after, true
 	}
 	return a.after, r.StatusCode == http.StatusServiceUnavailable || r.StatusCode == http.StatusTooManyRequests
