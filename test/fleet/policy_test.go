@@ -57,7 +57,7 @@ func TestEveryHostWorksWithItsRightsAlone(t *testing.T) {
 		admin:  {"s3_DeleteObject", "s3_GetObject", "s3_ListObjectsV2", "s3_PutObject"},
 		db:     {"s3_GetObject", "s3_ListObjectsV2", "s3_PutObject"},
 		reader: {"s3_GetObject", "s3_ListObjectsV2"},
-		pruner: {"s3_DeleteObject", "s3_GetObject", "s3_ListObjectsV2", "s3_PutObject"},
+		pruner: {"s3_DeleteObject", "s3_GetObject", "s3_HeadObject", "s3_ListObjectsV2", "s3_PutObject"}, // HEAD is for locks
 	} {
 		kinds, denied := f.Asked(h.account)
 		if got := slices.Sorted(maps.Keys(kinds)); !slices.Equal(got, want) || denied != 0 {
