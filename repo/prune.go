@@ -189,12 +189,13 @@ type pruner struct {
 //
 // It reads metadata only, so a writer's keys are enough. Errors: *BlockedError, *VanishedError, *TimesError, *TooMuchError, ErrOvertaken, ErrDamaged where it
 // is not known what counts; then no pack was deleted and no snapshot removed. After another error some may have been, as the run had decided. The
-// report is also made with a *TooMuchError.
-func (r *Repo) Prune(ctx context.Context, o PruneOptions) (_ *PruneReport, err error) {
+// report is also made with a *TooMuchError; where objects are locked, what became of Locks is told with a *BlockedError and a *VanishedError too.
+func (r *Repo) Prune(ctx context.Context, o PruneOptions) (report *PruneReport, err error) {
 	if o.FenceAfter == 0 {
 		o.FenceAfter = defaultFenceAfter
 	}
 	p := &pruner{Repo: r, o: o, report: &PruneReport{}, start: o.Now()}
+	defer func() { report, err = p.afterRefusal(ctx, report, err) }()
 	if p.last, err = r.newestRun(ctx); err != nil { // P0
 		return nil, err
 	}

@@ -135,7 +135,10 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	s := e.Op + " " + e.Key
+	s := e.Op
+	if e.Key != "" { // a listing of everything has none
+		s += " " + e.Key
+	}
 	if e.Class != nil {
 		s += ": " + e.Class.Error()
 	}

@@ -25,7 +25,9 @@ type exitRule struct {
 	code    int
 	meaning string
 	hint    string
-	hintOf  func(error) string // instead of hint, where the error knows better
+	// ofBucket is the hint instead, where the repository is in object storage.
+	ofBucket string
+	hintOf   func(error) string // instead of both, where the error knows better
 }
 
 func (r exitRule) fits(err error) bool {
@@ -35,11 +37,15 @@ func (r exitRule) fits(err error) bool {
 	return errors.Is(err, r.is)
 }
 
-func (r exitRule) advice(err error) string {
+// advice is the hint for err. remote: the repository is in object storage.
+func (r exitRule) advice(err error, remote bool) string {
 	if r.hintOf != nil {
 		if h := r.hintOf(err); h != "" {
 			return h
 		}
+	}
+	if remote && r.ofBucket != "" {
+		return r.ofBucket
 	}
 	return r.hint
 }
@@ -185,7 +191,7 @@ func (a *app) hint(err error) string {
 		}
 		return ""
 	}
-	return classify(err).advice(err)
+	return classify(err).advice(err, isRemote(a.settings.Repo))
 }
 
 // redact is the last line of defence: no message shows the passphrase, whatever a library put into it.

@@ -62,6 +62,9 @@ The first line that fits an error decides.
 `)
 	for _, r := range exitRules() {
 		hint := r.hint
+		if r.ofBucket != "" {
+			hint += "; in a bucket: " + r.ofBucket
+		}
 		if r.hintOf != nil {
 			hint = strings.TrimPrefix(hint+"; as the error says", "; ")
 		}

@@ -45,14 +45,17 @@ func commandRules() []exitRule {
 func repositoryRules() []exitRule {
 	return []exitRule{
 		{name: "`repo.ErrNoRepository`", is: repo.ErrNoRepository, code: codeAbsent,
-			meaning: "no repository at this place",
-			hint:    "check --repo (or PGTROVE_REPO) and that its file system is mounted; `pgtrove init` makes a new repository"},
+			meaning:  "no repository at this place",
+			hint:     "check --repo (or PGTROVE_REPO) and that its file system is mounted; `pgtrove init` makes a new repository",
+			ofBucket: "check the bucket and the prefix of --repo (or PGTROVE_REPO), and the endpoint; `pgtrove init` makes a new repository"},
 		{name: "`repo.ErrExists`", is: repo.ErrExists, code: codeRefused,
-			meaning: "a repository is there already",
-			hint:    "use it as it is, or make the new one in another directory"},
+			meaning:  "a repository is there already",
+			hint:     "use it as it is, or make the new one in another directory",
+			ofBucket: "use it as it is, or make the new one under another prefix of the bucket"},
 		{name: "`repo.ErrNotEmpty`", is: repo.ErrNotEmpty, code: codeRefused,
-			meaning: "the place for a new repository holds other things",
-			hint:    "give --repo an empty or a new directory"},
+			meaning:  "the place for a new repository holds other things",
+			hint:     "give --repo an empty or a new directory",
+			ofBucket: "give --repo another prefix of the bucket"},
 		{name: "`repo.ErrVersion`", is: repo.ErrVersion, code: codeRefused,
 			meaning: "the repository, or an object in it, was written by a newer program",
 			hint:    "update pgtrove on this machine"},
@@ -220,33 +223,25 @@ func grantHint(err error) string {
 	return "as a superuser: " + commandLine("psql", "-d", p.Database, "-c", strings.Join(p.Missing, " "))
 }
 
-// ofObjects is a hint for errors of object storage alone.
-func ofObjects(hint string) func(error) string {
-	return func(err error) string {
-		if s3.Speaks(err) {
-			return hint
-		}
-		return ""
-	}
-}
-
-func unreachableHint(err error) string {
-	_, throttled := s3.IsThrottled(err)
-	switch {
-	case throttled:
-		return "the object storage has too much to do: run the command again later, or let it try for longer (--retry-time)"
-	case s3.Speaks(err):
-		return "does the object storage's endpoint (--s3-endpoint, AWS_ENDPOINT_URL) answer from this host?"
-	}
-	return ""
-}
-
 // storageRules come last: they are the causes below everything else.
 func storageRules() []exitRule {
 	return []exitRule{
 		{name: "`s3.ErrOptions`", is: s3.ErrOptions, code: codeUsage,
 			meaning: "the settings of the object storage are wrong or not complete",
-			hint:    "check --repo, the --s3-… settings, and what AWS's own programs read: AWS_* in the environment, ~/.aws/config, ~/.aws/credentials"},
+			hint:    "check --repo, the --s3-… settings, and what AWS's own programs read: AWS_* in the environment, ~/.aws/config, ~/.aws/credentials",
+			hintOf:  optionsHint},
+		{name: "another region", as: s3.IsRegion, code: codeUsage,
+			meaning: "the bucket is in another region than the one that requests are made for",
+			hint:    "give the bucket's region with --s3-region (AWS_REGION), and the endpoint that belongs to it"},
+		{name: "http for https", as: s3.IsTLS, code: codeUsage,
+			meaning: "the endpoint is one of http, and what answers there expects https",
+			hint:    "is it https://? Write the endpoint (--s3-endpoint, AWS_ENDPOINT_URL) so"},
+		{name: "https for http", as: s3.IsNotTLS, code: codeUsage,
+			meaning: "the endpoint is one of https, and what answers there speaks http",
+			hint:    "without TLS the endpoint (--s3-endpoint, AWS_ENDPOINT_URL) begins with http://; or it has another port for https"},
+		{name: "no object lock", as: s3.IsNoLock, code: codeRefused,
+			meaning: "objects are to be locked, and the bucket was made without object lock",
+			hint:    "--object-lock needs a bucket that was made with object lock (docs/object-storage.md); a repository keeps what its init was told"},
 		{name: "no such bucket", as: s3.IsNoBucket, code: codeAbsent,
 			meaning: "the object storage has no bucket of this name",
 			hint:    "check --repo, the endpoint and the region; pgtrove makes no buckets"},
@@ -258,11 +253,11 @@ func storageRules() []exitRule {
 			hint:    "make room where the repository is, then run the command again: what it stored before is used again"},
 		{name: "`storage.ErrReadOnly`", is: storage.ErrReadOnly, code: codeUnreachable,
 			meaning: "the storage takes no writes",
-			hint:    "mount the repository's file system for writing", hintOf: ofObjects("the object storage takes no writes at present: ask who runs it")},
+			hint:    "mount the repository's file system for writing", hintOf: readOnlyHint},
 		{name: "`storage.ErrDenied`", is: storage.ErrDenied, code: codeLocked,
 			meaning: "the storage refuses this account",
 			hint:    "run as the account that owns the repository, or give this one access to it",
-			hintOf:  ofObjects("check the keys that this account uses (AWS_*, ~/.aws, a role of the machine) and what the bucket's policy gives them; docs/object-storage.md has the policies")},
+			hintOf:  deniedHint},
 		{name: "`ENOSPC`, `EDQUOT`", as: isFull, code: codeUnreachable,
 			meaning: "no room on a file system, such as the one that is restored to",
 			hint:    "make room there, remove what the command left, and run it again"},

@@ -194,7 +194,7 @@ func (a *app) adviseInit(err error, remote, lock bool, keyFile string) error {
 
 // hintRights says what init must be allowed to do in object storage, where it was not.
 func hintRights(err error, lock bool) error {
-	if !errors.Is(err, storage.ErrDenied) {
+	if !errors.Is(err, storage.ErrDenied) || notOfRights(err) != "" {
 		return err
 	}
 	also := ""

@@ -112,6 +112,9 @@ func (a *app) prune(ctx context.Context, r *repo.Repo, o pruneOptions) error {
 		return errors.Join(err, showErr)
 	}
 	if err != nil {
+		if refused, _ := refusals(report); refused != "" {
+			p.out.line("", "%s", refused)
+		}
 		return p.explain(err)
 	}
 	p.tellDoubts()

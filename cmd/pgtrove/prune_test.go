@@ -98,6 +98,12 @@ func TestThePruneReportSaysWhatWasDoneAndWhatWouldBe(t *testing.T) {
 	if got := say(false, &repo.BlockedError{}); got != "" { // the error says all
 		t.Errorf("a blocked run says\n%s", got)
 	}
+	r = &repo.PruneReport{Locks: repo.LockReport{Until: time.Date(2026, 12, 5, 0, 0, 0, 0, time.UTC), Extended: 12}}
+	for dryRun, want := range map[bool]string{false: "locks were extended", true: "locks would be extended"} {
+		if got := say(dryRun, &repo.BlockedError{}); !strings.HasPrefix(got, want) || !strings.Contains(got, "until 2026-12-05 00:00:00Z: of 12 objects") {
+			t.Errorf("a blocked run says\n%s", got)
+		}
+	}
 }
 
 func TestThePruneReportSaysWhatBecameOfLocks(t *testing.T) {

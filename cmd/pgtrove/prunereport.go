@@ -148,8 +148,12 @@ func (p *pruneRun) show(r *repo.PruneReport, err error) error {
 		j.DryRun, j.Seconds = p.o.dryRun, time.Since(p.begun).Seconds()
 		return p.out.object(j)
 	}
-	if much := (*repo.TooMuchError)(nil); p.settings.Quiet || err != nil && !errors.As(err, &much) {
+	much := (*repo.TooMuchError)(nil)
+	switch {
+	case p.settings.Quiet:
 		return nil
+	case err != nil && !errors.As(err, &much):
+		return p.showLocks(r)
 	}
 	head := fmt.Sprintf("prune run %d", r.Run)
 	switch {
@@ -159,6 +163,19 @@ func (p *pruneRun) show(r *repo.PruneReport, err error) error {
 		head = "nothing was deleted; " + head + " would do this"
 	}
 	return p.out.print("%s: %s", head, pruneText(r, time.Since(p.begun)))
+}
+
+// showLocks says what a run did for which the error does not say all.
+func (p *pruneRun) showLocks(r *repo.PruneReport) error {
+	if r.Locks.Extended == 0 {
+		return nil
+	}
+	did := "were"
+	if p.o.dryRun {
+		did = "would be"
+	}
+	return p.out.print("locks %s extended all the same, until %s: of %s, so that nobody deletes what is needed\n", did, showTime(r.Locks.Until),
+		showCount(int64(r.Locks.Extended), "object", "objects"))
 }
 
 // pruneText says what a run did, or would do.

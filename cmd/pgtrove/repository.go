@@ -158,7 +158,16 @@ func (a *app) showTraffic() {
 		return
 	}
 	c := a.meter.Counts()
-	a.out.detail("storage: %s, %s up, %s down", showCount(c.Requests(), "request", "requests"), showBytes(c.Put.Bytes), showBytes(c.Get.Bytes))
+	a.out.detail("storage: %s (longest %s), %s up, %s down", showCount(c.Requests(), "request", "requests"), showWait(c.Longest()),
+		showBytes(c.Put.Bytes), showBytes(c.Get.Bytes))
+}
+
+// showWait writes for how long something made people wait: in milliseconds, for most of it takes some.
+func showWait(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	}
+	return showDuration(d)
 }
 
 // cacheDir returns the directory for caches; "" where there is no place for one, and the work then does without.

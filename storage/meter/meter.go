@@ -1,4 +1,4 @@
-// Package meter is a Store that counts what passes: calls, failures, bytes and time, for each verb.
+// Package meter is a Store that counts what passes: calls, failures, bytes and the longest call, for each verb.
 //
 // It changes nothing and decides nothing. cmd puts it next to the driver, so that what it counts is what the storage was asked for,
 // attempt by attempt; tests count requests with it.
@@ -29,12 +29,11 @@ func New(below storage.Store) *Store { return &Store{below: below} }
 
 // Verb is what one verb came to.
 type Verb struct {
-	Calls    int64 // that have ended
-	Requests int64 // as object storage counts them: a call; in a listing one for each thousand objects begun; for a Lock two at most
-	Failures int64 // calls that ended in an error, of any class
-	Bytes    int64 // of contents: got, or put with success; of a listing, none
-	Objects  int64 // that a listing gave
-	Time     time.Duration
+	Calls    int64         // that have ended
+	Requests int64         // as object storage counts them: a call; in a listing one for each thousand objects begun; for a Lock two at most
+	Failures int64         // calls that ended in an error, of any class
+	Bytes    int64         // of contents: got, or put with success; of a listing, none
+	Objects  int64         // that a listing gave
 	Longest  time.Duration // of one call; of a listing, without what its caller did with the objects
 }
 
@@ -49,6 +48,11 @@ func (c Counts) Requests() int64 {
 // Failures is the sum over the verbs.
 func (c Counts) Failures() int64 {
 	return c.Get.Failures + c.Put.Failures + c.List.Failures + c.Delete.Failures + c.Lock.Failures
+}
+
+// Longest is that of the verb with the longest call.
+func (c Counts) Longest() time.Duration {
+	return max(c.Get.Longest, c.Put.Longest, c.List.Longest, c.Delete.Longest, c.Lock.Longest)
 }
 
 // Counts returns what passed so far. The numbers of calls that end at this moment may be in it in part.
@@ -118,14 +122,13 @@ func (s *Store) Tidy(ctx context.Context, before time.Time) (files int, bytes in
 
 // counter adds up one verb.
 type counter struct {
-	calls, requests, failures, bytes, objects, nanos, longest atomic.Int64
+	calls, requests, failures, bytes, objects, longest atomic.Int64
 }
 
 func (c *counter) add(took time.Duration, bytes, requests int64, err error) {
 	c.calls.Add(1)
 	c.requests.Add(requests)
 	c.bytes.Add(bytes)
-	c.nanos.Add(int64(took))
 	if err != nil {
 		c.failures.Add(1)
 	}
@@ -140,6 +143,6 @@ func (c *counter) add(took time.Duration, bytes, requests int64, err error) {
 func (c *counter) verb() Verb {
 	return Verb{
 		Calls: c.calls.Load(), Requests: c.requests.Load(), Failures: c.failures.Load(), Bytes: c.bytes.Load(), Objects: c.objects.Load(),
-		Time: time.Duration(c.nanos.Load()), Longest: time.Duration(c.longest.Load()),
+		Longest: time.Duration(c.longest.Load()),
 	}
 }

@@ -59,17 +59,17 @@ func TestCountsWhatPasses(t *testing.T) {
 		must(s.List(ctx, "", func(storage.Info) error { time.Sleep(time.Hour); return nil })) // 6 s, and what the caller does
 		must(s.Delete(ctx, "a"))                                                              // 7 s
 		want := meter.Counts{
-			Get:    meter.Verb{Calls: 2, Requests: 2, Failures: 1, Bytes: 100, Time: 9 * time.Second, Longest: 5 * time.Second},
-			Put:    meter.Verb{Calls: 3, Requests: 3, Failures: 1, Bytes: 1500, Time: 6 * time.Second, Longest: 3 * time.Second},
-			List:   meter.Verb{Calls: 1, Requests: 1, Objects: 2, Time: 6 * time.Second, Longest: 6 * time.Second},
-			Delete: meter.Verb{Calls: 1, Requests: 1, Time: 7 * time.Second, Longest: 7 * time.Second},
+			Get:    meter.Verb{Calls: 2, Requests: 2, Failures: 1, Bytes: 100, Longest: 5 * time.Second},
+			Put:    meter.Verb{Calls: 3, Requests: 3, Failures: 1, Bytes: 1500, Longest: 3 * time.Second},
+			List:   meter.Verb{Calls: 1, Requests: 1, Objects: 2, Longest: 6 * time.Second},
+			Delete: meter.Verb{Calls: 1, Requests: 1, Longest: 7 * time.Second},
 		}
 		got := s.Counts()
 		if got != want {
 			t.Errorf("got  %+v\nwant %+v", got, want)
 		}
-		if got.Requests() != 7 || got.Failures() != 2 {
-			t.Errorf("%d requests, %d failures", got.Requests(), got.Failures())
+		if got.Requests() != 7 || got.Failures() != 2 || got.Longest() != 7*time.Second {
+			t.Errorf("%d requests, %d failures, the longest %s", got.Requests(), got.Failures(), got.Longest())
 		}
 	})
 }

@@ -21,6 +21,7 @@ type mode struct {
 	retry   string // --retry-time
 	lasting bool   // it gets no better, and no command can end well
 	silent  bool   // nothing fails, so nothing is tried again
+	lock    bool   // the objects are locked, and the server says "denied" of a key that is taken
 	cause   string // regular expression: what an outage is said to be
 	make    func(t *testing.T, w *world) way
 }
@@ -85,6 +86,19 @@ func storm(retryAfter int) func(s3test.Request) s3test.Answer {
 	}
 }
 
+// everyFirst is the first time that an object is put, and one in three of all that is not a put. Sessions are put once, and are in it as others are.
+func everyFirst() func(s3test.Request) bool {
+	seen := map[string]bool{}
+	return func(r s3test.Request) bool {
+		if r.Method != "PUT" || strings.Contains(r.Key, "/sessions/") {
+			return r.N%3 == 1
+		}
+		again := seen[r.Key]
+		seen[r.Key] = true
+		return !again
+	}
+}
+
 // modes are the rows of the table. Broken connections end in one of several errors, as it happens.
 func modes() []mode {
 	const broken = `EOF|connection reset|broken pipe|in the middle of|closed`
@@ -102,6 +116,7 @@ func modes() []mode {
 		{name: "cut", retry: "1m", make: cut(true)},
 		{name: "cut-lasting", retry: "1s", lasting: true, cause: broken, make: cut(false)},
 		{name: "lost", retry: "1m", make: fronted(lose(func(r s3test.Request) bool { return r.N%3 == 1 }), nil)},
+		{name: "lost-locked", retry: "1m", lock: true, make: fronted(lose(everyFirst()), nil)},
 		{name: "lost-lasting", retry: "1s", lasting: true, cause: broken, make: fronted(lose(isLarge), nil)},
 		{name: "storm", retry: "1m", make: fronted(storm(0), nil)},
 		{name: "storm-retry-after", retry: "1m", make: fronted(storm(1), early)},

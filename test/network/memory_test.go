@@ -37,7 +37,7 @@ const (
 // by then is what the program holds.
 func (w *world) memory(t *testing.T) {
 	plantNoise(t, filepath.Join(w.Dir, "base", "5", "999999"))
-	h := w.newHost(t, "memory")
+	h := w.newHost(t, "memory", false)
 	line := w.network.Line(w.storage.Addr)
 	narrow := func(begun int, args ...string) {
 		t.Helper()

@@ -46,7 +46,7 @@ func TestEveryCommandOnEveryBadNetwork(t *testing.T) {
 		for _, m := range modes() {
 			t.Run(m.name, func(t *testing.T) {
 				t.Parallel()
-				h, way := w.newHost(t, m.name), m.make(t, w)
+				h, way := w.newHost(t, m.name, m.lock), m.make(t, w)
 				for _, c := range commands() {
 					c.do(&row{host: h, mode: m, way: way, code: c.code})
 				}

@@ -92,13 +92,17 @@ type host struct {
 	args []string
 }
 
-// newHost makes the repository.
-func (w *world) newHost(t *testing.T, name string) *host {
+// newHost makes the repository. lock is for one whose objects nobody may delete or replace, in a bucket of its own, without versions.
+func (w *world) newHost(t *testing.T, name string, lock bool) *host {
 	t.Helper()
 	h := &host{world: w, t: t, dir: pgtest.TempDir(t), name: name}
-	h.args = []string{"--repo", "s3://" + w.bucket + "/" + name, "--key-file", filepath.Join(h.dir, "key"), "--pgdata", w.Dir,
+	bucket, init := w.bucket, []string{"init"}
+	if lock {
+		bucket, init = w.storage.Locked(), append(init, "--object-lock", "14d")
+	}
+	h.args = []string{"--repo", "s3://" + bucket + "/" + name, "--key-file", filepath.Join(h.dir, "key"), "--pgdata", w.Dir,
 		"--cache-dir", filepath.Join(h.dir, "cache"), "-v"}
-	h.ok("init")
+	h.ok(init...)
 	return h
 }
 
