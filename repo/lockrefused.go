@@ -15,7 +15,9 @@ func isRefusal(err error) bool {
 	var blocked *BlockedError
 	var vanished *VanishedError
 	var much *TooMuchError
-	return errors.As(err, &blocked) || errors.As(err, &vanished) || errors.As(err, &much)
+	var times *TimesError
+	var broken *IndexError
+	return errors.As(err, &blocked) || errors.As(err, &vanished) || errors.As(err, &much) || errors.As(err, &times) || errors.As(err, &broken)
 }
 
 // afterRefusal keeps what may be needed locked where a run is refused, for locks must not run out only because each night some host states a run
