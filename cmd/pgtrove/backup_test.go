@@ -123,6 +123,10 @@ func TestAFailingArchiverIsNamedAndDoesNotMakeTheSnapshotIncomplete(t *testing.T
 	if snap.WAL != "missing" || !strings.Contains(said, "is stored but incomplete") || !strings.Contains(said, "hint: ") {
 		t.Errorf("WAL %q, and it said:\n%s", snap.WAL, said)
 	}
+	if r := pgtest.Run(t, s.Command("pgtrove", "verify")); r.Code != codeIncomplete || !strings.Contains(r.Stderr, snap.ID) {
+		t.Errorf("verify: exit %d\n%s", r.Code, r.Stderr)
+	}
+	pgtest.MustRun(t, s.Command("pgtrove", "forget", snap.ID))
 }
 
 func TestABackupWaitsForTheArchiveOnlyAsLongAsItTakes(t *testing.T) {

@@ -255,6 +255,9 @@ func TestAServerThatArchivesNowhereGetsItsWALIncluded(t *testing.T) {
 		if lastSnapshot(t, late.Stdout).WAL != "missing" {
 			t.Errorf("--wal archive without an archiver:\n%s", late.Stdout)
 		}
+		id := lastSnapshot(t, late.Stdout).ID
+		w.fails(3, []string{id, "did not come"}, "verify")
+		w.ok("forget", id)
 		dir := w.newDir()
 		w.ok("restore", s.ID, "--to", dir)
 	})
