@@ -288,7 +288,28 @@ type archive struct{ *repo.Repo }
 
 func (a archive) PutArchive(ctx context.Context, key string, header, content []byte) (bool, error) {
 	stored, err := a.Repo.PutArchive(ctx, key, header, content)
-	return stored == repo.StoredSame, err
+	return stored == repo.StoredSame, asArchive(err)
+}
+
+func (a archive) ArchiveHeader(ctx context.Context, key string) ([]byte, int64, error) {
+	header, size, err := a.Repo.ArchiveHeader(ctx, key)
+	return header, size, asArchive(err)
+}
+
+func (a archive) GetArchive(ctx context.Context, key string) (header, content []byte, err error) {
+	header, content, err = a.Repo.GetArchive(ctx, key)
+	return header, content, asArchive(err)
+}
+
+// asArchive adds walarchive's class, as the commands do.
+func asArchive(err error) error {
+	switch {
+	case errors.Is(err, storage.ErrNotExist):
+		return errors.Join(err, walarchive.ErrNotExist)
+	case errors.Is(err, repo.ErrDamaged):
+		return errors.Join(err, walarchive.ErrDamaged)
+	}
+	return err
 }
 
 const walFile = "000000010000000000000002"
