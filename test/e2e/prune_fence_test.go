@@ -198,9 +198,9 @@ func TestABackupThatWasFencedGoesOnWithoutReadingEverythingAgain(t *testing.T) {
 	}
 
 	// A backup that is not silent for long is waited for.
-	w.prune()
+	w.prune("--max-delete", "100%") // WAL is half of what there is
 	sid, waited, _ := held(t, w, gate, func(sid string) {
-		w.prune() // it has seen the run before this one
+		w.prune("--max-delete", "100%") // it has seen the run before this one
 		w.unchanged("a blocked run", func() {
 			w.fails(3, []string{"nothing was changed", sid, "hint: run prune again when it has ended"}, "prune")
 		})
@@ -208,7 +208,7 @@ func TestABackupThatWasFencedGoesOnWithoutReadingEverythingAgain(t *testing.T) {
 	if waited.ID != sid {
 		t.Errorf("session %s was waited for, and committed as %s", sid, waited.ID)
 	}
-	if p := w.prune(); p.Snapshots != 3 {
+	if p := w.prune("--max-delete", "100%"); p.Snapshots != 3 {
 		t.Errorf("%+v", p)
 	}
 
