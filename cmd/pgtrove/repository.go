@@ -100,6 +100,10 @@ func (a *app) openS3(name string) (*s3.Store, error) {
 	o.Wrap = func(t http.RoundTripper) http.RoundTripper {
 		return limit.Transport(t, limit.Options{Upload: a.settings.Storage.LimitUpload, Download: a.settings.Storage.LimitDownload})
 	}
+	// A server that Debian starts has no HOME, and runs archive_command without.
+	if home, err := a.env.home(); err == nil {
+		o.Home = home
+	}
 	var err error
 	if o.Location, err = s3.ParseLocation(name); err != nil {
 		return nil, err

@@ -25,6 +25,7 @@ type Options struct {
 	// location answers, once for each Store.
 	Region       string
 	Profile      string // AWS_PROFILE; default "default". One that is named here comes before keys in the environment
+	Home         string // directory that .aws is in, with the profiles, if no variable names their files; "": none is looked for
 	Credentials  Credentials
 	Addressing   Addressing // addressing_style in the s3 settings of the profile
 	CAFile       string     // PEM; AWS_CA_BUNDLE, ca_bundle of the profile; default the system's
@@ -58,7 +59,7 @@ const (
 //
 // Errors: ErrOptions, for settings that cannot work. None holds a secret.
 func Open(o Options) (*Store, error) {
-	p, err := loadProfile(o.Profile)
+	p, err := loadProfile(o.Profile, o.Home)
 	if err != nil {
 		return nil, err
 	}

@@ -37,14 +37,14 @@ func (p profile) addressing() Addressing {
 	return AddressAuto
 }
 
-// loadProfile reads both shared files; neither needs to exist unless the profile was asked for by name.
-func loadProfile(name string) (profile, error) {
+// loadProfile reads both shared files, below home where no variable names them; neither needs to exist unless the profile was asked for by name.
+func loadProfile(name, home string) (profile, error) {
 	p := profile{name: first(name, os.Getenv("AWS_PROFILE"), os.Getenv("AWS_DEFAULT_PROFILE")), values: map[string]string{}}
 	p.named = p.name != ""
 	if p.name == "" {
 		p.name = "default"
 	}
-	config, err := loadShared("AWS_CONFIG_FILE", "config")
+	config, err := loadShared("AWS_CONFIG_FILE", home, "config")
 	if err != nil {
 		return p, err
 	}
@@ -58,7 +58,7 @@ func loadProfile(name string) (profile, error) {
 			p.s3 = nested(s.Key("s3"))
 		}
 	}
-	secrets, err := loadShared("AWS_SHARED_CREDENTIALS_FILE", "credentials")
+	secrets, err := loadShared("AWS_SHARED_CREDENTIALS_FILE", home, "credentials")
 	if err != nil {
 		return p, err
 	}
@@ -84,15 +84,14 @@ func (p *profile) add(f *ini.File, section string) {
 	}
 }
 
-// loadShared reads the file that the variable names, or the one in ~/.aws; an absent one is empty. An error never repeats what
-// stands in the file.
-func loadShared(variable, name string) (*ini.File, error) {
+// loadShared reads the file that the variable names, or the one in home/.aws; an absent one is empty, and there is none without a home. An error
+// never repeats what stands in the file.
+func loadShared(variable, home, name string) (*ini.File, error) {
 	path := os.Getenv(variable)
-	if path == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return ini.Empty(), nil // a user without one has no files there
-		}
+	switch {
+	case path == "" && home == "":
+		return ini.Empty(), nil
+	case path == "":
 		path = filepath.Join(home, ".aws", name)
 	}
 	f, err := ini.LoadSources(ini.LoadOptions{AllowNestedValues: true, SkipUnrecognizableLines: false}, path)

@@ -106,7 +106,7 @@ func TestEnvironmentAndProfileSayEndpointAndRegion(t *testing.T) {
 			for k, v := range c.env {
 				t.Setenv(k, v)
 			}
-			p, err := loadProfile(c.o.Profile)
+			p, err := loadProfile(c.o.Profile, "")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -279,7 +279,7 @@ func TestWhatAProfileAsksForAndWeCannotDoIsSaid(t *testing.T) {
 func TestAProfileSaysHowBucketsAreNamed(t *testing.T) {
 	for style, want := range map[string]Addressing{"path": AddressPath, "virtual": AddressHost, "auto": AddressAuto} {
 		withFiles(t, "[default]\ns3 =\n  max_concurrent_requests = 2\n  addressing_style = "+style+"\nrequest_checksum_calculation = WHEN_REQUIRED\n", "")
-		p, err := loadProfile("")
+		p, err := loadProfile("", "")
 		if err != nil || p.addressing() != want {
 			t.Errorf("%s: %q, %v", style, p.addressing(), err)
 		}
