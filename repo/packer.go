@@ -131,7 +131,8 @@ func (p *packer) begin() error {
 		p.b = pack.NewBuilder(p.kind, s.repo.meta, aad)
 	}
 	if p.kind == pack.Data {
-		p.b.Grow(s.repo.config.Params.PackSize)
+		// The chunk that fills a pack may go a whole one beyond its size: growing then would move 32 MiB, and leave as much for the collector.
+		p.b.Grow(s.repo.config.Params.PackSize + pack.MaxSealed)
 	}
 	if p.kind != pack.Data {
 		return nil
