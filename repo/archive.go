@@ -67,7 +67,7 @@ func parseArchiveHeader(b []byte) (h archiveHeader, err error) {
 func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byte) (Stored, error) {
 	hasher := chunk.NewHasher(r.IDKey())
 	h := archiveHeader{mac: hasher.StreamID(content), size: uint64(len(content)), user: header}
-	object, err := r.buildArchive(key, h, hasher, content)
+	object, err := r.buildArchive(ctx, key, h, hasher, content)
 	if err != nil {
 		return 0, err
 	}
@@ -88,7 +88,7 @@ func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byt
 	return 0, fmt.Errorf("%s: %w", key, ErrConflict)
 }
 
-func (r *Repo) buildArchive(key string, h archiveHeader, hasher *chunk.Hasher, content []byte) ([]byte, error) {
+func (r *Repo) buildArchive(ctx context.Context, key string, h archiveHeader, hasher *chunk.Hasher, content []byte) ([]byte, error) {
 	sealer, err := r.bundle.WALSealer(r.config.ID, archivePart)
 	if err != nil {
 		return nil, err
@@ -107,6 +107,9 @@ func (r *Repo) buildArchive(key string, h archiveHeader, hasher *chunk.Hasher, c
 	}
 	var out, sealed []byte
 	for at := 0; at < len(content); at += archiveBlock {
+		if ctx.Err() != nil { // a segment of 1 GB takes seconds
+			return nil, context.Cause(ctx)
+		}
 		block := content[at:min(at+archiveBlock, len(content))]
 		var enc pack.Encoding
 		out, enc, err = compressor.Compress(out[:0], block)

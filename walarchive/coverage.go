@@ -43,7 +43,8 @@ type Coverage struct {
 type timeline struct {
 	spans    []Span // ascending, never adjacent
 	partials []string
-	history  bool // its history file is there
+	notes    []note // of gaps
+	history  bool   // its history file is there
 }
 
 // Scan lists the archive once and reads the history files. Keys that are no file of this cluster with segments of the
@@ -72,6 +73,9 @@ func (a Archive) Scan(ctx context.Context, size pg.SegmentSize) (*Coverage, erro
 		}
 		c.histories[tli] = h
 	}
+	if err := c.readNotes(ctx, a); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -88,7 +92,7 @@ func (a Archive) history(ctx context.Context, tli pg.Timeline) (pg.History, erro
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := pg.ParseHistory(tli, h.History)
+	parsed, err := pg.ParseHistory(tli, h.Inline)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, h.Name, err)
 	}
@@ -112,6 +116,10 @@ func (c *Coverage) add(key string) {
 		t.history = true
 	case Partial:
 		t.partials = append(t.partials, n.File)
+	case Dropped:
+		if s, err := gapSpan(n.File, c.SegmentSize); err == nil {
+			t.notes = append(t.notes, note{file: n.File, span: s})
+		}
 	case Segment:
 		if seg, err := pg.ParseSegment(n.File, c.SegmentSize); err == nil {
 			t.insert(n.Timeline, seg.Number)
@@ -216,10 +224,11 @@ func (c *Coverage) find(tli pg.Timeline, n uint64) (Span, bool) {
 	return Span{}, false
 }
 
-// Gap is a row of segments that the archive lacks between others that it holds.
+// Gap is a row of segments that the archive lacks between others that it holds, or that a GapNote gives up.
 type Gap struct {
 	Span
-	From, To pg.LSN // To is the start of the first segment behind the gap
+	From, To pg.LSN     // To is the start of the first segment behind the gap
+	Notes    []*GapNote // what is known of it; none: nobody said why
 }
 
 // Gaps returns what is missing inside a timeline, ascending; from its beginning, if the archive holds segments of the
@@ -229,7 +238,7 @@ func (c *Coverage) Gaps(tli pg.Timeline) []Gap {
 	var gaps []Gap
 	add := func(first, last uint64) {
 		s := Span{Timeline: tli, First: first, Last: last}
-		gaps = append(gaps, Gap{Span: s, From: c.startOf(first), To: c.startOf(last + 1)})
+		gaps = append(gaps, Gap{Span: s, From: c.startOf(first), To: c.startOf(last + 1), Notes: c.Noted(s)})
 	}
 	if h := c.histories[tli]; len(h) > 1 && len(spans) > 0 {
 		from := h[len(h)-2]
@@ -239,6 +248,9 @@ func (c *Coverage) Gaps(tli pg.Timeline) []Gap {
 	}
 	for i := 1; i < len(spans); i++ {
 		add(spans[i-1].Last+1, spans[i].First-1)
+	}
+	for _, s := range c.noted(tli) {
+		add(s.First, s.Last)
 	}
 	return gaps
 }

@@ -10,9 +10,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/internal/durable"
 	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/walahead"
 	"github.com/pgtrove/pgtrove/walarchive"
 )
 
@@ -43,7 +45,7 @@ func (a *app) walFetch(ctx context.Context, name, path string) error {
 		return fmt.Errorf("fetch %s: %w", name, err)
 	}
 	var content []byte
-	err = a.withArchive(ctx, "fetch "+name, system, func(archive walarchive.Archive) (err error) {
+	err = a.withArchive(ctx, "fetch "+name, system, func(archive openedArchive) (err error) {
 		_, content, err = archive.Fetch(ctx, name)
 		return err
 	})
@@ -60,9 +62,16 @@ func (a *app) walFetch(ctx context.Context, name, path string) error {
 	return nil
 }
 
+// openedArchive is the archive of one cluster in an opened repository.
+type openedArchive struct {
+	walarchive.Archive
+	owner walahead.Owner
+	key   chunk.Key // of the repository, for names and digests
+}
+
 // withArchive opens the repository for one WAL file, as PostgreSQL asks for it: nobody is there to be asked for
 // anything, and it has to take milliseconds. do may run twice: see withOpened. what begins the message where it does not come to do.
-func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, do func(walarchive.Archive) error) error {
+func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, do func(openedArchive) error) error {
 	a.unattended = true
 	name, err := a.repositoryName()
 	if err != nil {
@@ -78,7 +87,12 @@ func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, 
 	}
 	var did error
 	err = a.withOpened(ctx, cache, name, place, store, func(r *repo.Repo) error {
-		did = do(walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system})
+		o := openedArchive{Archive: walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system}, key: r.IDKey()}
+		o.owner = walahead.Owner{Place: place, Repository: r.Config().ID, Cluster: o.Cluster, System: system}
+		if place == "" { // a directory
+			o.owner.Place = name
+		}
+		did = do(o)
 		return did
 	})
 	if err != nil && (did == nil || !errors.Is(err, did)) {
@@ -91,16 +105,16 @@ var errNoDataDirectory = errors.New("no data directory with global/pg_control")
 
 // systemOf says which cluster a WAL file at path belongs to, by the control file.
 func (a *app) systemOf(path string) (pg.SystemID, error) {
-	c, err := a.controlOf(path)
+	c, _, err := a.controlOf(path)
 	if err != nil {
 		return 0, err
 	}
 	return c.SystemID, nil
 }
 
-// controlOf reads the control file of the cluster that path belongs to. PostgreSQL runs its commands in the data
-// directory; pg_rewind and people run them elsewhere, but then path is <data directory>/pg_wal/<file>.
-func (a *app) controlOf(path string) (*pg.Control, error) {
+// controlOf reads the control file of the cluster that path belongs to, and says in which data directory. PostgreSQL runs its commands in the
+// data directory; pg_rewind and people run them elsewhere, but then path is <data directory>/pg_wal/<file>.
+func (a *app) controlOf(path string) (c *pg.Control, pgdata string, err error) {
 	places := []string{".", a.settings.PGData, filepath.Dir(filepath.Dir(path))}
 	if a.settings.PGDataByFlag {
 		places = []string{a.settings.PGData}
@@ -114,9 +128,9 @@ func (a *app) controlOf(path string) (*pg.Control, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read the control file in %s: %w", dir, err)
+			return nil, "", fmt.Errorf("read the control file in %s: %w", dir, err)
 		}
-		return c, nil
+		return c, dir, nil
 	}
-	return nil, errNoDataDirectory
+	return nil, "", errNoDataDirectory
 }

@@ -1,0 +1,5 @@
+package walahead
+
+import "time"
+
+const spoolKept = time.Hour
