@@ -114,7 +114,7 @@ func (a *app) commands() []*cobra.Command {
 func newWALCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "wal", Short: "Archive and fetch write-ahead log"}
 	group(c)
-	c.AddCommand(newWALPushCommand(a), newWALFetchCommand(a), newWALListCommand(a))
+	c.AddCommand(newWALPushCommand(a), newWALFetchCommand(a), newWALPrefetchCommand(a), newWALListCommand(a))
 	return c
 }
 
