@@ -65,9 +65,16 @@ func parseArchiveHeader(b []byte) (h archiveHeader, err error) {
 // without error the object is durable. A second put of the same content succeeds; of other content it returns
 // ErrConflict and changes nothing.
 func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byte) (Stored, error) {
-	hasher := chunk.NewHasher(r.IDKey())
-	h := archiveHeader{mac: hasher.StreamID(content), size: uint64(len(content)), user: header}
-	object, err := r.buildArchive(ctx, key, h, hasher, content)
+	w, ok := r.archivers.Get().(*archiver)
+	if !ok {
+		var err error
+		if w, err = r.newArchiver(); err != nil {
+			return 0, err
+		}
+	}
+	defer r.archivers.Put(w)
+	h := archiveHeader{mac: w.hasher.StreamID(content), size: uint64(len(content)), user: header}
+	object, err := r.buildArchive(ctx, key, h, w, content)
 	if err != nil {
 		return 0, err
 	}
@@ -88,12 +95,23 @@ func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byt
 	return 0, fmt.Errorf("%s: %w", key, ErrConflict)
 }
 
-func (r *Repo) buildArchive(ctx context.Context, key string, h archiveHeader, hasher *chunk.Hasher, content []byte) ([]byte, error) {
-	sealer, err := r.bundle.WALSealer(r.config.ID, archivePart)
+// archiver is what it takes to make an archive file, for one goroutine at a time. It is kept for the next one: its memory is as large as a block.
+type archiver struct {
+	hasher      *chunk.Hasher
+	compressor  *pack.Compressor
+	out, sealed []byte
+}
+
+func (r *Repo) newArchiver() (*archiver, error) {
+	c, err := pack.NewCompressor(pack.Fastest)
 	if err != nil {
 		return nil, err
 	}
-	compressor, err := pack.NewCompressor(pack.Fastest)
+	return &archiver{hasher: chunk.NewHasher(r.IDKey()), compressor: c}, nil
+}
+
+func (r *Repo) buildArchive(ctx context.Context, key string, h archiveHeader, w *archiver, content []byte) ([]byte, error) {
+	sealer, err := r.bundle.WALSealer(r.config.ID, archivePart)
 	if err != nil {
 		return nil, err
 	}
@@ -105,20 +123,19 @@ func (r *Repo) buildArchive(ctx context.Context, key string, h archiveHeader, ha
 	if err != nil {
 		return nil, err
 	}
-	var out, sealed []byte
 	for at := 0; at < len(content); at += archiveBlock {
 		if ctx.Err() != nil { // a segment of 1 GB takes seconds
 			return nil, context.Cause(ctx)
 		}
 		block := content[at:min(at+archiveBlock, len(content))]
 		var enc pack.Encoding
-		out, enc, err = compressor.Compress(out[:0], block)
+		w.out, enc, err = w.compressor.Compress(w.out[:0], block)
 		if err != nil {
 			return nil, err
 		}
-		e := pack.Entry{ID: hasher.StreamID(block), Encoding: enc, Plain: uint32(len(block)), Session: session}
-		sealed, e.Nonce = sealer.Seal(sealed[:0], out, e.ID)
-		if err := b.Add(e, sealed, nil); err != nil {
+		e := pack.Entry{ID: w.hasher.StreamID(block), Encoding: enc, Plain: uint32(len(block)), Session: session}
+		w.sealed, e.Nonce = sealer.Seal(w.sealed[:0], w.out, e.ID)
+		if err := b.Add(e, w.sealed, nil); err != nil {
 			return nil, err
 		}
 	}

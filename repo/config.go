@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"filippo.io/age"
@@ -116,6 +117,8 @@ type Repo struct {
 	open   openers
 
 	opening Opening
+
+	archivers sync.Pool // of *archiver
 }
 
 // Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil. What a self-test had to leave does not count.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 
 	"github.com/pgtrove/pgtrove/chunk"
@@ -26,8 +27,7 @@ import (
 // open the repository cannot make one.
 type Spool struct {
 	dir    string
-	header string // what the digests are about, besides a segment
-	hasher *chunk.Hasher
+	key    chunk.ID // of the digests: it tells spools and repositories apart
 	size   pg.SegmentSize
 	window uint64 // segments behind the one asked for last
 }
@@ -63,10 +63,11 @@ func OpenSpool(cache string, o SpoolOptions) (*Spool, error) {
 		return nil, fmt.Errorf("open spool: %w", fs.ErrInvalid)
 	}
 	s := &Spool{
-		dir:    o.Owner.dir(filepath.Join(cache, spoolsDir), st.Dev, st.Ino),
-		header: fmt.Sprintf("pgtrove fetched 1\n%q %q %q %d\n%d %d\n", o.Owner.Place, o.Owner.Repository, o.Owner.Cluster, o.Owner.System, st.Dev, st.Ino),
-		hasher: chunk.NewHasher(o.Key), size: o.SegmentSize, window: uint64(max(o.Bytes/int64(o.SegmentSize), fewest)),
+		dir:  o.Owner.dir(filepath.Join(cache, spoolsDir), st.Dev, st.Ino),
+		size: o.SegmentSize, window: uint64(max(o.Bytes/int64(o.SegmentSize), fewest)),
 	}
+	s.key = chunk.NewHasher(o.Key).StreamID(fmt.Appendf(nil, "pgtrove fetched 1\n%q %q %q %d\n%d %d\n",
+		o.Owner.Place, o.Owner.Repository, o.Owner.Cluster, o.Owner.System, st.Dev, st.Ino))
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
@@ -75,15 +76,21 @@ func OpenSpool(cache string, o SpoolOptions) (*Spool, error) {
 
 func (s *Spool) path(name string) string { return filepath.Join(s.dir, name) }
 
-// sum is the text beside a segment's file.
-func (s *Spool) sum(name string, content []byte) []byte {
-	id := s.hasher.StreamID(content)
-	text := fmt.Appendf(nil, "%s%s %d %x\n", s.header, name, len(content), id[:])
-	mac := s.hasher.StreamID(text)
-	return fmt.Appendf(text, "%x\n", mac[:])
+// sum is the text beside a segment's file, whose content is read from r to its end.
+func (s *Spool) sum(name string, r io.Reader) ([]byte, error) {
+	h, err := blake3.NewKeyed(s.key[:])
+	if err != nil {
+		return nil, err
+	}
+	_, _ = h.WriteString(name + "\n") // never fails
+	n, err := io.CopyBuffer(h, struct{ io.Reader }{r}, make([]byte, 128<<10))
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%s %d %x\n", name, n, h.Sum(nil)), nil
 }
 
-// Put adds a segment, which the caller has verified. It may be called from several processes at once, but from one goroutine of each Spool.
+// Put adds a segment, which the caller has verified.
 func (s *Spool) Put(name string, content []byte) error {
 	f, err := os.CreateTemp(s.dir, tempPrefix+"*")
 	if err != nil {
@@ -98,7 +105,10 @@ func (s *Spool) Put(name string, content []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = replace(s.path(name+sumSuffix), s.sum(name, content))
+		var sum []byte
+		if sum, err = s.sum(name, bytes.NewReader(content)); err == nil {
+			err = replace(s.path(name+sumSuffix), sum)
+		}
 	}
 	if err == nil {
 		err = os.Rename(f.Name(), s.path(name))
@@ -128,17 +138,22 @@ func (s *Spool) Take(name, path string) (served bool, err error) {
 	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o600 || info.Size() != int64(s.size) {
 		return false, nil
 	}
-	content := make([]byte, info.Size())
-	if _, err := io.ReadFull(f, content); err != nil {
-		return false, nil
-	}
-	if !bytes.Equal(readOwn(s.path(name+sumSuffix)), s.sum(name, content)) {
+	kept := readOwn(s.path(name + sumSuffix))
+	if sum, err := s.sum(name, f); err != nil || !bytes.Equal(kept, sum) {
 		return false, nil
 	}
 	if err := f.Sync(); err == nil && os.Rename(s.path(name), path) == nil {
 		return true, durable.SyncDir(filepath.Dir(path))
 	}
-	return true, durable.Replace(path, 0o600, content) // on another file system
+	// To another file system: what is written is what was compared.
+	content := make([]byte, info.Size())
+	if _, err := f.ReadAt(content, 0); err != nil {
+		return false, nil
+	}
+	if sum, err := s.sum(name, bytes.NewReader(content)); err != nil || !bytes.Equal(kept, sum) {
+		return false, nil
+	}
+	return true, durable.Replace(path, 0o600, content)
 }
 
 func (s *Spool) remove(name string) {

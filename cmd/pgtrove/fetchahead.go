@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -144,6 +145,21 @@ func (a *app) prefetch(ctx context.Context, path string, ahead int64) error {
 	})
 }
 
+// fullFor is how long the process waits, when all that is wanted is there, for recovery to ask for more: to start another one costs more than to wait.
+const fullFor = 200 * time.Millisecond
+
+// more waits until more is wanted than is there. It returns false when that takes too long.
+func more(ctx context.Context, s *walahead.Spool) bool {
+	last, asked := s.Wanted(), time.Now()
+	for len(last) > 0 && ctx.Err() == nil && time.Since(asked) < fullFor {
+		if now := s.Wanted(); len(now) == 0 || now[0] != last[0] {
+			return true
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return false
+}
+
 // fetched is what came of one segment.
 type fetched struct {
 	name    string
@@ -181,7 +197,10 @@ func (f *walFetcher) fill(ctx context.Context, archive walarchive.Archive, s *wa
 			}
 		}
 		if len(busy) == 0 {
-			return failed
+			if failed != nil || !more(ctx, s) {
+				return failed
+			}
+			continue
 		}
 		r := <-done
 		delete(busy, r.name)

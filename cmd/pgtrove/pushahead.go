@@ -55,7 +55,7 @@ type aheadPush struct {
 	archive openedArchive
 	records walahead.Records
 	cancel  context.CancelFunc
-	slots   chan struct{} // held by every segment that is in memory
+	slots   chan *walsource.Reader // held by every segment that is in memory
 	wg      sync.WaitGroup
 
 	mu      sync.Mutex
@@ -74,12 +74,14 @@ func (p *walPusher) beginAhead(ctx context.Context, archive openedArchive) *ahea
 	if err != nil {
 		return h
 	}
-	slots := min(p.jobs(pushJobs()), aheadMemory/int(p.expect.SegmentSize))
+	slots := min(p.jobs(pushJobs())+1, aheadMemory/int(p.expect.SegmentSize)) // one of them waits for the storage
 	if slots < 2 {
 		return h // one such segment at a time: nothing is gained by beginning early
 	}
-	h.slots = make(chan struct{}, slots)
-	h.slots <- struct{}{} // the call's own
+	h.slots = make(chan *walsource.Reader, slots)
+	for range slots - 1 { // the call's own has one
+		h.slots <- new(walsource.Reader)
+	}
 	ctx, h.cancel = context.WithCancel(ctx)
 	p.onRetry(h.storageFails)
 	h.wg.Go(func() {
@@ -101,7 +103,7 @@ func (h *aheadPush) own(err error) {
 		h.timer = time.AfterFunc(aheadEnd, h.cancel)
 	}
 	if h.slots != nil {
-		<-h.slots
+		h.slots <- new(walsource.Reader)
 	}
 }
 
@@ -154,18 +156,18 @@ func (h *aheadPush) run(ctx context.Context, first pg.Segment) {
 		if h.records.Has(name, state, time.Now()) {
 			continue
 		}
+		var slot *walsource.Reader
 		select {
-		case h.slots <- struct{}{}:
+		case slot = <-h.slots:
 		case <-ctx.Done():
 			return
 		}
 		if h.over() || ctx.Err() != nil {
-			<-h.slots
 			return
 		}
 		h.wg.Go(func() {
-			defer func() { <-h.slots }()
-			if err := h.one(ctx, path, name, state); err != nil {
+			defer func() { h.slots <- slot }()
+			if err := h.one(ctx, slot, path, name, state); err != nil {
 				h.p.out.detail("not pushed before its turn: %v", err)
 				h.stop()
 			}
@@ -174,8 +176,8 @@ func (h *aheadPush) run(ctx context.Context, first pg.Segment) {
 }
 
 // one pushes a segment and remembers it if the file is still the one, as it was, that it looked at before it read it.
-func (h *aheadPush) one(ctx context.Context, path, name string, before walahead.FileState) error {
-	file, err := walsource.ReadFile(path, h.p.expect)
+func (h *aheadPush) one(ctx context.Context, slot *walsource.Reader, path, name string, before walahead.FileState) error {
+	file, err := slot.ReadFile(path, h.p.expect)
 	if err != nil {
 		return err // a broken one too: its own call warns
 	}

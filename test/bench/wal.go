@@ -123,7 +123,7 @@ func (c *backlogCluster) settle(b *bench) {
 func measureWAL(b *bench) *report {
 	n := 64
 	if b.o.quick {
-		n = 24
+		n = 32
 	}
 	c := makeBacklog(b, n)
 	var push, fetch []pair
