@@ -141,6 +141,7 @@ func (a *app) prefetch(ctx context.Context, path string, ahead int64) error {
 			return nil
 		}
 		defer release()
+		walahead.Tidy(a.cacheDir(), time.Now())
 		return f.fill(ctx, archive.Archive, s)
 	})
 }
