@@ -224,3 +224,37 @@ func TestASignalEndsAPushWithTheTruthAboutItsOwnSegment(t *testing.T) {
 	}
 	proxy.Set(s3test.Faults{})
 }
+
+// TestOnlyWhatIsStoredIsAcknowledged breaks connections after some bytes of requests, or before an answer, so that some of the segments that are
+// pushed together fail.
+func TestOnlyWhatIsStoredIsAcknowledged(t *testing.T) {
+	w, _, proxy := inBucket(t, "15", waiting())
+	names := w.backlog(6)
+	acknowledged, failed := 0, 0
+	for i, f := range []s3test.Faults{{CutRequests: 30e3}, {CutRequests: 200e3}, {CutRequests: 400e3}, {CutAnswers: 600}, {CutAnswers: 2000}} {
+		cluster := []string{"--cluster", string(rune('a' + i)), "--retry-time", "0"}
+		proxy.Set(f)
+		pgtest.Run(t, w.inData(append([]string{"wal", "push", "pg_wal/" + names[0]}, cluster...)...))
+		proxy.Set(s3test.Faults{Refuse: true})
+		var done []string
+		for _, name := range names[1:] {
+			r := pgtest.Run(t, w.inData(append([]string{"wal", "push", "pg_wal/" + name}, cluster...)...))
+			switch r.Code {
+			case 0:
+				done = append(done, name)
+				acknowledged++
+			case 7:
+				failed++
+			default:
+				t.Errorf("exit %d\n%s", r.Code, r.Stderr)
+			}
+		}
+		proxy.Set(s3test.Faults{})
+		for _, name := range done {
+			w.fetch(w.recovering(), name, "--ahead", "0", "--cluster", cluster[1])
+		}
+	}
+	if acknowledged == 0 || failed == 0 {
+		t.Errorf("%d were acknowledged and %d failed: this tries nothing", acknowledged, failed)
+	}
+}
