@@ -232,14 +232,10 @@ type Gap struct {
 }
 
 // Gaps returns what is missing inside a timeline, ascending; from its beginning, if the archive holds segments of the
-// timeline that it came from.
+// timeline that it came from; and what notes give up, wherever it is.
 func (c *Coverage) Gaps(tli pg.Timeline) []Gap {
-	spans := c.Spans(tli)
-	var gaps []Gap
-	add := func(first, last uint64) {
-		s := Span{Timeline: tli, First: first, Last: last}
-		gaps = append(gaps, Gap{Span: s, From: c.startOf(first), To: c.startOf(last + 1), Notes: c.Noted(s)})
-	}
+	spans, missing := c.Spans(tli), c.noted(tli)
+	add := func(first, last uint64) { missing = append(missing, Span{Timeline: tli, First: first, Last: last}) }
 	if h := c.histories[tli]; len(h) > 1 && len(spans) > 0 {
 		from := h[len(h)-2]
 		if first := c.number(from.LSN); first < spans[0].First && len(c.Spans(from.Timeline)) > 0 {
@@ -249,8 +245,9 @@ func (c *Coverage) Gaps(tli pg.Timeline) []Gap {
 	for i := 1; i < len(spans); i++ {
 		add(spans[i-1].Last+1, spans[i].First-1)
 	}
-	for _, s := range c.noted(tli) {
-		add(s.First, s.Last)
+	var gaps []Gap
+	for _, s := range joined(missing) {
+		gaps = append(gaps, Gap{Span: s, From: c.startOf(s.First), To: c.startOf(s.Last + 1), Notes: c.Noted(s)})
 	}
 	return gaps
 }

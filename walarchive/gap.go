@@ -153,28 +153,42 @@ func (c *Coverage) Noted(s Span) []*GapNote {
 	return all
 }
 
-// noted are the stretches of the timeline, behind its last segment, that notes give up: no segment shows yet that they are missing.
-func (c *Coverage) noted(tli pg.Timeline) []Span {
+// noted are the stretches of the timeline that notes give up and that are not there, ascending; they may touch or overlap.
+func (c *Coverage) noted(tli pg.Timeline) (missing []Span) {
 	t := c.timelines[tli]
 	if t == nil {
 		return nil
 	}
-	next := uint64(0)
-	if k := len(t.spans); k > 0 {
-		next = t.spans[k-1].Last + 1
-	}
-	var behind []Span
-	for _, n := range slices.SortedFunc(slices.Values(t.notes), func(a, b note) int { return cmp.Compare(a.span.First, b.span.First) }) {
-		first := max(n.span.First, next)
-		switch k := len(behind); {
-		case first > n.span.Last:
-			continue
-		case k > 0 && first == behind[k-1].Last+1:
-			behind[k-1].Last = n.span.Last
-		default:
-			behind = append(behind, Span{Timeline: tli, First: first, Last: n.span.Last})
+	for _, n := range t.notes {
+		next := n.span.First
+		for _, s := range t.spans {
+			if s.Last < next {
+				continue
+			}
+			if s.First > n.span.Last {
+				break
+			}
+			if s.First > next {
+				missing = append(missing, Span{Timeline: tli, First: next, Last: s.First - 1})
+			}
+			next = s.Last + 1
 		}
-		next = n.span.Last + 1
+		if next <= n.span.Last {
+			missing = append(missing, Span{Timeline: tli, First: next, Last: n.span.Last})
+		}
 	}
-	return behind
+	return missing
+}
+
+// joined makes of spans of one timeline, in any order, those that neither touch nor overlap.
+func joined(spans []Span) (all []Span) {
+	slices.SortFunc(spans, func(a, b Span) int { return cmp.Compare(a.First, b.First) })
+	for _, s := range spans {
+		if k := len(all); k > 0 && s.First <= all[k-1].Last+1 {
+			all[k-1].Last = max(all[k-1].Last, s.Last)
+			continue
+		}
+		all = append(all, s)
+	}
+	return all
 }

@@ -54,17 +54,20 @@ func TestAGapThatIsNotedSaysWhy(t *testing.T) {
 	}
 }
 
-func TestWhatIsGivenUpBehindTheLastSegmentIsAGap(t *testing.T) {
+func TestWhatIsGivenUpOutsideOfTheSegmentsIsAGap(t *testing.T) {
 	a, _ := newArchive()
-	pushSegments(t, a, 1, 1, 3)
-	pushGap(t, a, 8, 9)
-	pushGap(t, a, 3, 5)
-	pushGap(t, a, 5, 6)
+	pushSegments(t, a, 1, 10, 12)
+	pushSegments(t, a, 1, 15, 15)
+	pushGap(t, a, 20, 21)
+	pushGap(t, a, 14, 18) // 14 is in a gap that shows, 15 is there
+	pushGap(t, a, 18, 18)
+	pushGap(t, a, 7, 10)
+	pushGap(t, a, 3, 4)
 	var got []Span
 	for _, g := range scan(t, a).Gaps(1) {
 		got = append(got, g.Span)
 	}
-	if !slices.Equal(got, []Span{{1, 4, 6}, {1, 8, 9}}) {
+	if !slices.Equal(got, []Span{{1, 3, 4}, {1, 7, 9}, {1, 13, 14}, {1, 16, 18}, {1, 20, 21}}) {
 		t.Errorf("gaps %v", got)
 	}
 }

@@ -225,3 +225,40 @@ func TestNothingIsDroppedThatCannotBeRecorded(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestFilesOfOtherKindsThatWereGivenUpAreArchivedLater: the server keeps history files, and waits for them before it goes on to segments.
+func TestFilesOfOtherKindsThatWereGivenUpAreArchivedLater(t *testing.T) {
+	w, _, proxy := inBucket(t, "15", waiting())
+	names := w.backlog(5)
+	history := filepath.Join(w.Dir, "pg_wal", "00000002.history")
+	overwrite(t, history, []byte("1\t0/3000000\tno recovery target specified\n"))
+	pgtest.Own(t, history)
+	gone := names[1] + ".00000028.backup"
+	label := filepath.Join(w.Dir, "pg_wal", gone)
+	overwrite(t, label, nil)
+	pgtest.Own(t, label)
+	proxy.Set(s3test.Faults{Refuse: true})
+	w.push(5, gone, "--max-backlog", "1MiB") // no file of its kind: that is no outage
+	w.push(0, "00000002.history", "--max-backlog", "1MiB")
+	w.push(0, names[0], "--max-backlog", "1MiB")
+	w.push(0, names[1], "--max-backlog", "1MiB")
+	proxy.Set(s3test.Faults{})
+	r := w.push(0, names[2], "--ahead", "0")
+	if !strings.Contains(r.Stderr, "the archive has a gap, "+names[0]+" to "+names[1]) || !strings.Contains(r.Stderr, "archived 00000002.history") {
+		t.Error(r.Stderr)
+	}
+	if _, err := os.Stat(filepath.Join(w.Dir, "pgtrove.gaps")); err == nil {
+		t.Error("the record stays")
+	}
+	w.ok("--pgdata", w.Dir, "wal", "fetch", "00000002.history", filepath.Join(w.dir, "history"))
+	out := w.ok("wal", "list")
+	if !strings.Contains(out, "gap: ") || !strings.Contains(out, names[0]) {
+		t.Error(out)
+	}
+	// Archived after all, by another host perhaps: then it is no gap.
+	w.push(0, names[0], "--ahead", "0")
+	w.push(0, names[1], "--ahead", "0")
+	if out := w.ok("wal", "list"); strings.Contains(out, "gap: ") {
+		t.Error(out)
+	}
+}
