@@ -1,11 +1,13 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/index"
@@ -167,12 +169,24 @@ func (r *Repo) archiveHeader(ctx context.Context, key string) (archiveHeader, *p
 	return h, dir, nil
 }
 
+// Recycle lets a later GetArchive use the memory of a content that it returned, and that nobody needs any more.
+func (r *Repo) Recycle(content []byte) { r.contents.Put(&content) }
+
+// recycled returns memory from the pool, with nothing in it.
+func recycled(p *sync.Pool) []byte {
+	if b, ok := p.Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return nil
+}
+
 // GetArchive returns the caller's header and the content of the archive file under key, every byte verified.
 func (r *Repo) GetArchive(ctx context.Context, key string) (header, content []byte, err error) {
-	object, err := r.store.Get(ctx, key, storage.Range{}, nil)
+	object, err := r.store.Get(ctx, key, storage.Range{}, recycled(&r.objects))
 	if err != nil {
 		return nil, nil, fmt.Errorf("read %s: %w", key, err)
 	}
+	defer r.objects.Put(&object)
 	dir, err := pack.OpenDirectory(object, int64(len(object)), r.meta, r.packAAD(key))
 	if err != nil {
 		return nil, nil, asDamage(key, err)
@@ -184,7 +198,9 @@ func (r *Repo) GetArchive(ctx context.Context, key string) (header, content []by
 	if h.size > 2<<30 {
 		return nil, nil, fmt.Errorf("%w: %s claims %d bytes", ErrDamaged, key, h.size)
 	}
-	content = make([]byte, 0, h.size+64) // and the room that decompression likes to have
+	if content = recycled(&r.contents); uint64(cap(content)) < h.size+64 { // and the room that decompression likes to have
+		content = make([]byte, 0, h.size+64)
+	}
 	for i := range dir.Entries {
 		loc := dir.Location(key, i)
 		content, err = r.OpenChunk(content, loc, object[loc.Offset:loc.End()])
@@ -195,7 +211,7 @@ func (r *Repo) GetArchive(ctx context.Context, key string) (header, content []by
 	if uint64(len(content)) != h.size || chunk.NewHasher(r.IDKey()).StreamID(content) != h.mac {
 		return nil, nil, fmt.Errorf("%w: %s does not match its header", ErrDamaged, key)
 	}
-	return h.user, content, nil
+	return bytes.Clone(h.user), content, nil
 }
 
 // List calls fn for every object whose name begins with prefix, in order of name.

@@ -119,6 +119,8 @@ type Repo struct {
 	opening Opening
 
 	archivers sync.Pool // of *archiver
+	objects   sync.Pool // of *[]byte: archive files as stored
+	contents  sync.Pool // and their contents
 }
 
 // Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil. What a self-test had to leave does not count.

@@ -142,7 +142,7 @@ func (a *app) prefetch(ctx context.Context, path string, ahead int64) error {
 		}
 		defer release()
 		walahead.Tidy(a.cacheDir(), time.Now())
-		return f.fill(ctx, archive.Archive, s)
+		return f.fill(ctx, archive, s)
 	})
 }
 
@@ -163,15 +163,13 @@ func more(ctx context.Context, s *walahead.Spool) bool {
 
 // fetched is what came of one segment.
 type fetched struct {
-	name    string
-	content []byte
-	release func()
-	err     error
+	name string
+	err  error
 }
 
 // fill fetches what is wanted, one segment first, and more at once as it goes well: at the end of the archive, where a standby spends its life,
 // it asks for one segment in vain. Nothing of that is remembered: it may be there a moment later.
-func (f *walFetcher) fill(ctx context.Context, archive walarchive.Archive, s *walahead.Spool) error {
+func (f *walFetcher) fill(ctx context.Context, archive openedArchive, s *walahead.Spool) error {
 	most, atOnce := f.jobs(fetchJobs()), 1
 	done := make(chan fetched)
 	busy := map[string]bool{}
@@ -193,7 +191,12 @@ func (f *walFetcher) fill(ctx context.Context, archive walarchive.Archive, s *wa
 				busy[name] = true
 				go func() {
 					_, content, err := archive.Fetch(ctx, name)
-					done <- fetched{name, content, release, err}
+					if err == nil {
+						err = s.Put(name, content)
+						archive.recycle(content)
+					}
+					release()
+					done <- fetched{name, err}
 				}()
 			}
 		}
@@ -205,10 +208,6 @@ func (f *walFetcher) fill(ctx context.Context, archive walarchive.Archive, s *wa
 		}
 		r := <-done
 		delete(busy, r.name)
-		if r.err == nil {
-			r.err = s.Put(r.name, r.content)
-		}
-		r.release()
 		if r.err == nil {
 			atOnce = min(2*atOnce, most)
 		} else if failed == nil {

@@ -107,6 +107,8 @@ type openedArchive struct {
 	walarchive.Archive
 	owner walahead.Owner
 	key   chunk.Key // of the repository, for names and digests
+	// recycle takes back the content of a fetched file, whose memory the next one may use.
+	recycle func([]byte)
 }
 
 // withArchive opens the repository for one WAL file, as PostgreSQL asks for it: nobody is there to be asked for
@@ -127,7 +129,7 @@ func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, 
 	}
 	var did error
 	err = a.withOpened(ctx, cache, name, place, store, func(r *repo.Repo) error {
-		o := openedArchive{Archive: walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system}, key: r.IDKey()}
+		o := openedArchive{Archive: walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system}, key: r.IDKey(), recycle: r.Recycle}
 		o.owner = walahead.Owner{Place: place, Repository: r.Config().ID, Cluster: o.Cluster, System: system}
 		if place == "" { // a directory
 			o.owner.Place = name
