@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pgtrove/pgtrove/internal/durable"
+	"github.com/pgtrove/pgtrove/walahead"
 )
 
 // The rules of what a base backup leaves out, by paths relative to the data directory. They are those of 13 to 18
@@ -30,7 +31,7 @@ func excluded(rel, name string) bool {
 		return true
 	case "backup_label.old", "tablespace_map.old": // renamed by the recovery that used them: of another backup
 		return true
-	case LastBackupFile: // ours: of this directory, not of a copy
+	case LastBackupFile, walahead.LedgerFile: // ours: of this directory, not of a copy
 		return true
 	}
 	if rel == name && strings.HasPrefix(name, durable.TempPrefix) {

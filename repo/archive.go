@@ -1,11 +1,13 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/index"
@@ -65,9 +67,16 @@ func parseArchiveHeader(b []byte) (h archiveHeader, err error) {
 // without error the object is durable. A second put of the same content succeeds; of other content it returns
 // ErrConflict and changes nothing.
 func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byte) (Stored, error) {
-	hasher := chunk.NewHasher(r.IDKey())
-	h := archiveHeader{mac: hasher.StreamID(content), size: uint64(len(content)), user: header}
-	object, err := r.buildArchive(key, h, hasher, content)
+	w, ok := r.archivers.Get().(*archiver)
+	if !ok {
+		var err error
+		if w, err = r.newArchiver(); err != nil {
+			return 0, err
+		}
+	}
+	defer r.archivers.Put(w)
+	h := archiveHeader{mac: w.hasher.StreamID(content), size: uint64(len(content)), user: header}
+	object, err := r.buildArchive(ctx, key, h, w, content)
 	if err != nil {
 		return 0, err
 	}
@@ -91,12 +100,23 @@ func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byt
 	return 0, fmt.Errorf("%s: %w", key, ErrConflict)
 }
 
-func (r *Repo) buildArchive(key string, h archiveHeader, hasher *chunk.Hasher, content []byte) ([]byte, error) {
-	sealer, err := r.bundle.WALSealer(r.config.ID, archivePart)
+// archiver is what it takes to make an archive file, for one goroutine at a time. It is kept for the next one: its memory is as large as a block.
+type archiver struct {
+	hasher      *chunk.Hasher
+	compressor  *pack.Compressor
+	out, sealed []byte
+}
+
+func (r *Repo) newArchiver() (*archiver, error) {
+	c, err := pack.NewCompressor(pack.Fastest)
 	if err != nil {
 		return nil, err
 	}
-	compressor, err := pack.NewCompressor(pack.Fastest)
+	return &archiver{hasher: chunk.NewHasher(r.IDKey()), compressor: c}, nil
+}
+
+func (r *Repo) buildArchive(ctx context.Context, key string, h archiveHeader, w *archiver, content []byte) ([]byte, error) {
+	sealer, err := r.bundle.WALSealer(r.config.ID, archivePart)
 	if err != nil {
 		return nil, err
 	}
@@ -108,17 +128,19 @@ func (r *Repo) buildArchive(key string, h archiveHeader, hasher *chunk.Hasher, c
 	if err != nil {
 		return nil, err
 	}
-	var out, sealed []byte
 	for at := 0; at < len(content); at += archiveBlock {
+		if ctx.Err() != nil { // a segment of 1 GB takes seconds
+			return nil, context.Cause(ctx)
+		}
 		block := content[at:min(at+archiveBlock, len(content))]
 		var enc pack.Encoding
-		out, enc, err = compressor.Compress(out[:0], block)
+		w.out, enc, err = w.compressor.Compress(w.out[:0], block)
 		if err != nil {
 			return nil, err
 		}
-		e := pack.Entry{ID: hasher.StreamID(block), Encoding: enc, Plain: uint32(len(block)), Session: session}
-		sealed, e.Nonce = sealer.Seal(sealed[:0], out, e.ID)
-		if err := b.Add(e, sealed, nil); err != nil {
+		e := pack.Entry{ID: w.hasher.StreamID(block), Encoding: enc, Plain: uint32(len(block)), Session: session}
+		w.sealed, e.Nonce = sealer.Seal(w.sealed[:0], w.out, e.ID)
+		if err := b.Add(e, w.sealed, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -150,12 +172,24 @@ func (r *Repo) archiveHeader(ctx context.Context, key string) (archiveHeader, *p
 	return h, dir, nil
 }
 
+// Recycle lets a later GetArchive use the memory of a content that it returned, and that nobody needs any more.
+func (r *Repo) Recycle(content []byte) { r.contents.Put(&content) }
+
+// recycled returns memory from the pool, with nothing in it.
+func recycled(p *sync.Pool) []byte {
+	if b, ok := p.Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return nil
+}
+
 // GetArchive returns the caller's header and the content of the archive file under key, every byte verified.
 func (r *Repo) GetArchive(ctx context.Context, key string) (header, content []byte, err error) {
-	object, err := r.store.Get(ctx, key, storage.Range{}, nil)
+	object, err := r.store.Get(ctx, key, storage.Range{}, recycled(&r.objects))
 	if err != nil {
 		return nil, nil, fmt.Errorf("read %s: %w", key, err)
 	}
+	defer r.objects.Put(&object)
 	dir, err := pack.OpenDirectory(object, int64(len(object)), r.meta, r.packAAD(key))
 	if err != nil {
 		return nil, nil, asDamage(key, err)
@@ -167,7 +201,9 @@ func (r *Repo) GetArchive(ctx context.Context, key string) (header, content []by
 	if h.size > 2<<30 {
 		return nil, nil, fmt.Errorf("%w: %s claims %d bytes", ErrDamaged, key, h.size)
 	}
-	content = make([]byte, 0, h.size+64) // and the room that decompression likes to have
+	if content = recycled(&r.contents); uint64(cap(content)) < h.size+64 { // and the room that decompression likes to have
+		content = make([]byte, 0, h.size+64)
+	}
 	for i := range dir.Entries {
 		loc := dir.Location(key, i)
 		content, err = r.OpenChunk(content, loc, object[loc.Offset:loc.End()])
@@ -178,7 +214,7 @@ func (r *Repo) GetArchive(ctx context.Context, key string) (header, content []by
 	if uint64(len(content)) != h.size || chunk.NewHasher(r.IDKey()).StreamID(content) != h.mac {
 		return nil, nil, fmt.Errorf("%w: %s does not match its header", ErrDamaged, key)
 	}
-	return h.user, content, nil
+	return bytes.Clone(h.user), content, nil
 }
 
 // List calls fn for every object whose name begins with prefix, in order of name.

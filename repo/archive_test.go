@@ -118,3 +118,30 @@ func TestAnArchiveFileUnderAnotherNameDoesNotOpen(t *testing.T) {
 		t.Errorf("header: %v", err)
 	}
 }
+
+func TestMemoryThatIsGivenBackIsUsedForOtherContents(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	sizes := []int{3*archiveBlock + 5, 0, 1, archiveBlock, 5 * archiveBlock, 7}
+	for i, n := range sizes {
+		if _, err := r.PutArchive(t.Context(), fmt.Sprint(walKey, i), []byte{byte(i)}, walLike(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var headers [][]byte
+	for range 2 {
+		for i, n := range sizes {
+			header, got, err := r.GetArchive(t.Context(), fmt.Sprint(walKey, i))
+			if err != nil || !bytes.Equal(got, walLike(n)) {
+				t.Errorf("%d bytes: content differs or %v", n, err)
+			}
+			headers = append(headers, header)
+			r.Recycle(got)
+		}
+	}
+	for i, h := range headers {
+		if !bytes.Equal(h, []byte{byte(i % len(sizes))}) {
+			t.Errorf("header %d is %v by now", i, h)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"filippo.io/age"
@@ -116,6 +117,10 @@ type Repo struct {
 	open   openers
 
 	opening Opening
+
+	archivers sync.Pool // of *archiver
+	objects   sync.Pool // of *[]byte: archive files as stored
+	contents  sync.Pool // and their contents
 }
 
 // Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil. What a failed Init or a self-test had to leave does not

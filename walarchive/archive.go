@@ -17,6 +17,9 @@ func (a Archive) Push(ctx context.Context, file string, content []byte, f Facts)
 	if err != nil {
 		return false, err
 	}
+	if n.Kind == Dropped {
+		return false, fmt.Errorf("%w: PostgreSQL archives no %s", ErrInvalid, file)
+	}
 	f.trim()
 	h := Header{Kind: n.Kind, Cluster: a.Cluster, System: a.System, Timeline: n.Timeline, Name: file, Facts: f}
 	switch n.Kind {
@@ -28,8 +31,12 @@ func (a Archive) Push(ctx context.Context, file string, content []byte, f Facts)
 		if _, err := pg.ParseHistory(n.Timeline, content); err != nil {
 			return false, fmt.Errorf("%w: %s: %w", ErrInvalid, file, err)
 		}
-		h.History = content
+		h.Inline = content
 	}
+	return a.put(ctx, n, &h, content)
+}
+
+func (a Archive) put(ctx context.Context, n Name, h *Header, content []byte) (same bool, err error) {
 	head, err := h.Marshal()
 	if err != nil {
 		return false, err
@@ -37,10 +44,10 @@ func (a Archive) Push(ctx context.Context, file string, content []byte, f Facts)
 	same, err = a.Objects.PutArchive(ctx, a.Key(n), head, content)
 	if errors.Is(err, ErrConflict) {
 		return false, fmt.Errorf("archive %s of system %s: %w: two servers write the same timeline of this cluster "+
-			"(split brain), or one was set back to an earlier state; what the archive holds was kept", file, a.System, err)
+			"(split brain), or one was set back to an earlier state; what the archive holds was kept", n.File, a.System, err)
 	}
 	if err != nil {
-		return false, fmt.Errorf("archive %s: %w", file, err)
+		return false, fmt.Errorf("archive %s: %w", n.File, err)
 	}
 	return same, nil
 }
@@ -65,19 +72,27 @@ func (f *Facts) trim() {
 // A .partial file is only ever returned under its own name: it may end before the segment does.
 func (a Archive) Fetch(ctx context.Context, file string) (*Header, []byte, error) {
 	n, err := ParseName(file)
+	if err == nil && n.Kind == Dropped {
+		err = fmt.Errorf("%w: PostgreSQL archives no %s", ErrInvalid, file)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
+	return a.fetch(ctx, n)
+}
+
+// fetch is Fetch for notes of gaps too.
+func (a Archive) fetch(ctx context.Context, n Name) (*Header, []byte, error) {
 	head, content, err := a.Objects.GetArchive(ctx, a.Key(n))
 	if err != nil {
-		return nil, nil, fmt.Errorf("fetch %s: %w", file, err)
+		return nil, nil, fmt.Errorf("fetch %s: %w", n.File, err)
 	}
 	h, err := a.parse(n, head, int64(len(content)))
 	if err != nil {
 		return nil, nil, err
 	}
-	if n.Kind == History && !bytes.Equal(h.History, content) {
-		return nil, nil, fmt.Errorf("%w: content of %s differs from its header", ErrDamaged, file)
+	if n.Kind.inline() && !bytes.Equal(h.Inline, content) {
+		return nil, nil, fmt.Errorf("%w: content of %s differs from its header", ErrDamaged, n.File)
 	}
 	return h, content, nil
 }

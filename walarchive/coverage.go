@@ -45,7 +45,8 @@ type Coverage struct {
 type timeline struct {
 	spans    []Span // ascending, never adjacent
 	partials []string
-	history  bool // its history file is there
+	notes    []note // of gaps
+	history  bool   // its history file is there
 }
 
 // Scan lists the archive once and reads the history files. Keys that are no file of this cluster with segments of the
@@ -83,7 +84,7 @@ func (c *Coverage) readHistories(ctx context.Context, a Archive) error {
 			c.histories[tli] = h
 		}
 	}
-	return nil
+	return c.readNotes(ctx, a)
 }
 
 // Doubt says why the history of a timeline cannot be read, though its file is there; nil if that is not so. It names the file's key.
@@ -101,7 +102,7 @@ func (a Archive) history(ctx context.Context, tli pg.Timeline) (pg.History, erro
 	h, err := a.Header(ctx, tli.HistoryName())
 	var parsed pg.History
 	if err == nil {
-		if parsed, err = pg.ParseHistory(tli, h.History); err != nil {
+		if parsed, err = pg.ParseHistory(tli, h.Inline); err != nil {
 			err = fmt.Errorf("%w: %s: %w", ErrDamaged, h.Name, err)
 		}
 	}
@@ -132,6 +133,10 @@ func (c *Coverage) take(n Name) {
 		t.history = true
 	case Partial:
 		t.partials = append(t.partials, n.File)
+	case Dropped:
+		if s, err := gapSpan(n.File, c.SegmentSize); err == nil {
+			t.notes = append(t.notes, note{file: n.File, span: s})
+		}
 	case Segment:
 		if seg, err := pg.ParseSegment(n.File, c.SegmentSize); err == nil {
 			t.insert(n.Timeline, seg.Number)
@@ -236,21 +241,18 @@ func (c *Coverage) find(tli pg.Timeline, n uint64) (Span, bool) {
 	return Span{}, false
 }
 
-// Gap is a row of segments that the archive lacks between others that it holds.
+// Gap is a row of segments that the archive lacks between others that it holds, or that a GapNote gives up.
 type Gap struct {
 	Span
-	From, To pg.LSN // To is the start of the first segment behind the gap
+	From, To pg.LSN     // To is the start of the first segment behind the gap
+	Notes    []*GapNote // what is known of it; none: nobody said why
 }
 
 // Gaps returns what is missing inside a timeline, ascending; from its beginning, if the archive holds segments of the
-// timeline that it came from.
+// timeline that it came from; and what notes give up, wherever it is.
 func (c *Coverage) Gaps(tli pg.Timeline) []Gap {
-	spans := c.Spans(tli)
-	var gaps []Gap
-	add := func(first, last uint64) {
-		s := Span{Timeline: tli, First: first, Last: last}
-		gaps = append(gaps, Gap{Span: s, From: c.startOf(first), To: c.startOf(last + 1)})
-	}
+	spans, missing := c.Spans(tli), c.noted(tli)
+	add := func(first, last uint64) { missing = append(missing, Span{Timeline: tli, First: first, Last: last}) }
 	if h := c.histories[tli]; len(h) > 1 && len(spans) > 0 {
 		from := h[len(h)-2]
 		if first := c.number(from.LSN); first < spans[0].First && len(c.Spans(from.Timeline)) > 0 {
@@ -259,6 +261,10 @@ func (c *Coverage) Gaps(tli pg.Timeline) []Gap {
 	}
 	for i := 1; i < len(spans); i++ {
 		add(spans[i-1].Last+1, spans[i].First-1)
+	}
+	var gaps []Gap
+	for _, s := range joined(missing) {
+		gaps = append(gaps, Gap{Span: s, From: c.startOf(s.First), To: c.startOf(s.Last + 1), Notes: c.Noted(s)})
 	}
 	return gaps
 }

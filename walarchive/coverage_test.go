@@ -48,10 +48,10 @@ func TestScanFindsSegmentsGapsAndHistories(t *testing.T) {
 	if got, want := c.Spans(1), []Span{{1, 1, 3}, {1, 6, 7}}; !slices.Equal(got, want) {
 		t.Errorf("timeline 1 holds %v", got)
 	}
-	if got := c.Gaps(1); len(got) != 1 || got[0] != (Gap{Span{1, 4, 5}, at(4, 0), at(6, 0)}) {
+	if got := c.Gaps(1); len(got) != 1 || !sameGap(got[0], Gap{Span: Span{1, 4, 5}, From: at(4, 0), To: at(6, 0)}) {
 		t.Errorf("gaps of timeline 1: %v", got)
 	}
-	if got := c.Gaps(2); len(got) != 1 || got[0] != (Gap{Span{2, 7, 7}, at(7, 0), at(8, 0)}) {
+	if got := c.Gaps(2); len(got) != 1 || !sameGap(got[0], Gap{Span: Span{2, 7, 7}, From: at(7, 0), To: at(8, 0)}) {
 		t.Errorf("gaps of timeline 2: %v", got)
 	}
 	if got := c.Partials(1); len(got) != 1 || got[0] != segmentName(1, 8)+".partial" {

@@ -15,7 +15,7 @@ const (
 	maxCluster       = 200      // bytes, as an object key's part
 	maxRestorePoints = 1 << 13  // in one header
 	maxPointName     = 63       // MAXFNAMELEN-1, PostgreSQL's bound (src/include/access/xlog_internal.h)
-	maxHistory       = 64 << 10 // bytes of a history file
+	maxInline        = 64 << 10 // bytes of a history file, or a GapNote
 )
 
 // Header says what a WAL object holds, without opening its content. docs/format.md, section "WAL object", has its
@@ -25,10 +25,13 @@ type Header struct {
 	Cluster  string      `json:"cluster"`
 	System   pg.SystemID `json:"system_id"`
 	Timeline pg.Timeline `json:"timeline"`
-	Name     string      `json:"name"`              // of the file
-	History  []byte      `json:"history,omitempty"` // a history file's whole content; nil for other kinds
+	Name     string      `json:"name"`             // of the file
+	Inline   []byte      `json:"inline,omitempty"` // the whole content of a history file or a GapNote; nil for other kinds
 	Facts
 }
+
+// inline says whether files of the kind stand in their headers, where every role can read them.
+func (k Kind) inline() bool { return k == History || k == Dropped }
 
 // Facts are what the side that pushes found in a file. The zero value says that nothing is known.
 type Facts struct {
@@ -99,12 +102,18 @@ func (h *Header) Validate() error {
 		return invalid(h, "segment size %d", h.SegmentSize)
 	case h.Major < 0 || h.Major > 1000:
 		return invalid(h, "PostgreSQL major version %d", h.Major)
-	case (h.Kind == History) != (len(h.History) > 0):
-		return invalid(h, "history text of %d bytes", len(h.History))
-	case len(h.History) > maxHistory:
-		return invalid(h, "history text of %d bytes, at most %d", len(h.History), maxHistory)
+	case h.Kind.inline() != (len(h.Inline) > 0):
+		return invalid(h, "text of %d bytes", len(h.Inline))
+	case len(h.Inline) > maxInline:
+		return invalid(h, "text of %d bytes, at most %d", len(h.Inline), maxInline)
 	}
-	if h.Kind == History || h.Kind == Backup {
+	switch h.Kind {
+	case Dropped:
+		if _, err := gapSpan(h.Name, h.SegmentSize); err != nil {
+			return err
+		}
+		return h.validateNoRecords()
+	case History, Backup:
 		return h.validateNoRecords()
 	}
 	return h.validateRecords()
@@ -159,7 +168,7 @@ func (h *Header) Marshal() ([]byte, error) {
 	b = binary.BigEndian.AppendUint32(b, uint32(h.Timeline))
 	b = appendBytes(b, h.Cluster)
 	b = appendBytes(b, h.Name)
-	b = appendBytes(b, h.History)
+	b = appendBytes(b, h.Inline)
 	b = binary.AppendUvarint(b, uint64(h.SegmentSize))
 	b = binary.AppendUvarint(b, uint64(h.Major))
 	b = appendTime(b, h.FirstCommit)
@@ -203,7 +212,7 @@ func ParseHeader(b []byte) (*Header, error) {
 		Timeline: pg.Timeline(binary.BigEndian.Uint32(d.take(4))),
 		Cluster:  string(d.bytes(maxCluster)),
 		Name:     string(d.bytes(maxCluster)),
-		History:  bytes.Clone(d.bytes(maxHistory)),
+		Inline:   bytes.Clone(d.bytes(maxInline)),
 		Facts: Facts{
 			SegmentSize: pg.SegmentSize(d.uvarint(1 << 30)),
 			Major:       int(d.uvarint(1000)),
@@ -223,8 +232,8 @@ func ParseHeader(b []byte) (*Header, error) {
 	if d.bad || len(d.b) > 0 || flags&^flagsKnown != 0 {
 		return nil, fmt.Errorf("%w: header cut short, too long, or out of range", ErrInvalid)
 	}
-	if len(h.History) == 0 {
-		h.History = nil
+	if len(h.Inline) == 0 {
+		h.Inline = nil
 	}
 	return h, h.Validate()
 }

@@ -46,7 +46,7 @@ func goldenHeaders() map[string]*Header {
 		},
 		"header-history.golden": {
 			Kind: History, Cluster: "main", System: 1, Timeline: 2, Name: "00000002.history",
-			History: []byte("1\t0/3000000\tno recovery target specified\n"),
+			Inline: []byte("1\t0/3000000\tno recovery target specified\n"),
 		},
 	}
 }
@@ -93,7 +93,7 @@ func TestHeadersThatNoWriterMakesAreRefused(t *testing.T) {
 		"no cluster":           func(h *Header) { h.Cluster = "" },
 		"no segment size":      func(h *Header) { h.SegmentSize = 0 },
 		"odd segment size":     func(h *Header) { h.SegmentSize-- },
-		"history in a segment": func(h *Header) { h.History = []byte("x") },
+		"history in a segment": func(h *Header) { h.Inline = []byte("x") },
 		"one commit time":      func(h *Header) { h.FirstCommit = time.Time{} },
 		"commits backwards":    func(h *Header) { h.FirstCommit, h.LastCommit = h.LastCommit, h.FirstCommit },
 		"one transaction":      func(h *Header) { h.MinXID = 0 },

@@ -16,6 +16,8 @@ const (
 	Partial Kind = 2 // <segment>.partial: what a timeline's last segment held when a server left the timeline
 	Backup  Kind = 3 // <segment>.<offset>.backup: a base backup's history file
 	History Kind = 4 // <timeline>.history
+	// Dropped is no file of PostgreSQL but a note of ours: <first segment>-<last segment>.gap, segments that were given up. See GapNote.
+	Dropped Kind = 5
 )
 
 // String names the kind.
@@ -29,6 +31,8 @@ func (k Kind) String() string {
 		return "backup"
 	case History:
 		return "history"
+	case Dropped:
+		return "gap"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -43,8 +47,15 @@ type Name struct {
 	File     string // as PostgreSQL calls it
 }
 
-// ParseName takes apart the name of any file that PostgreSQL archives. ErrInvalid: it archives no file of that name.
+// ParseName takes apart the name of any file that PostgreSQL archives, and that of a GapNote. ErrInvalid: there is no file of that name.
 func ParseName(file string) (Name, error) {
+	if first, _, ok := cutGapName(file); ok {
+		tli, err := pg.WALFileTimeline(first)
+		if err != nil {
+			return Name{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		return Name{Kind: Dropped, Timeline: tli, File: file}, nil
+	}
 	kind, err := pg.ClassifyWALFile(file)
 	if err != nil {
 		return Name{}, fmt.Errorf("%w: %w", ErrInvalid, err)

@@ -229,7 +229,8 @@ func (c *Coverage) NeededGaps(tli pg.Timeline, snapshots []Snapshot) []Gap {
 	for _, g := range c.Gaps(tli) {
 		for _, w := range want {
 			if first, last := max(g.First, w.First), min(g.Last, w.Last); first <= last {
-				gaps = append(gaps, Gap{Span: Span{Timeline: tli, First: first, Last: last}, From: c.startOf(first), To: c.startOf(last + 1)})
+				s := Span{Timeline: tli, First: first, Last: last}
+				gaps = append(gaps, Gap{Span: s, From: c.startOf(first), To: c.startOf(last + 1), Notes: c.Noted(s)})
 			}
 		}
 	}

@@ -56,6 +56,6 @@ func (a Archive) verify(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	_, _, err = a.Fetch(ctx, n.File)
+	_, _, err = a.fetch(ctx, n)
 	return err
 }

@@ -26,7 +26,13 @@ type File struct {
 //
 // Errors: pg.ErrSyntax when PostgreSQL archives no file of this name; fs.ErrNotExist; those of this package. With ErrBroken
 // the File is there and complete (see RecordError); with any other error it is nil.
-func ReadFile(path string, expect Expect) (*File, error) {
+func ReadFile(path string, expect Expect) (*File, error) { return new(Reader).ReadFile(path, expect) }
+
+// Reader reads one file after the other into the same memory. It is for one goroutine.
+type Reader struct{ buf []byte }
+
+// ReadFile is the package's ReadFile, but for this: the Data of a segment is valid until the next call.
+func (r *Reader) ReadFile(path string, expect Expect) (*File, error) {
 	name := filepath.Base(path)
 	kind, err := pg.ClassifyWALFile(name)
 	if err != nil {
@@ -43,7 +49,7 @@ func ReadFile(path string, expect Expect) (*File, error) {
 			f.Backup, err = ValidateBackup(name, f.Data, expect)
 		}
 	default:
-		return readSegmentFile(f, path, expect)
+		return r.readSegmentFile(f, path, expect)
 	}
 	if err != nil {
 		return nil, err
@@ -52,12 +58,12 @@ func ReadFile(path string, expect Expect) (*File, error) {
 }
 
 // readSegmentFile completes f. What looks broken may have been written to while it was read: then a second look differs.
-func readSegmentFile(f *File, path string, expect Expect) (*File, error) {
-	data, err := ReadSegment(path, expect)
+func (r *Reader) readSegmentFile(f *File, path string, expect Expect) (*File, error) {
+	data, err := readSegment(r.buf, path, expect)
 	if err != nil {
 		return nil, err
 	}
-	f.Data = data
+	f.Data, r.buf = data, data
 	f.Info, err = validate(f.Name, data, expect, func(i *Info) tail { return tailBeside(path, i) })
 	if err == nil {
 		return f, nil
@@ -78,7 +84,10 @@ func readSegmentFile(f *File, path string, expect Expect) (*File, error) {
 
 // ReadSegment reads a segment's file whole: the size that expect says, or any size that a segment can have. It does not look at the
 // content. Errors: fs.ErrNotExist, ErrEmpty, ErrTruncated, ErrForeign for another size of segments, ErrNotWAL.
-func ReadSegment(path string, expect Expect) ([]byte, error) {
+func ReadSegment(path string, expect Expect) ([]byte, error) { return readSegment(nil, path, expect) }
+
+// readSegment reads into buf, if that is large enough.
+func readSegment(buf []byte, path string, expect Expect) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read segment: %w", err)
@@ -95,7 +104,11 @@ func ReadSegment(path string, expect Expect) ([]byte, error) {
 	if err := checkSize(size, expect.SegmentSize); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	data := make([]byte, size)
+	data := buf[:cap(buf)]
+	if int64(len(data)) < size {
+		data = make([]byte, size)
+	}
+	data = data[:size]
 	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, fmt.Errorf("read segment %s: %w", path, err)
 	}

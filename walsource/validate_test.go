@@ -237,6 +237,35 @@ func TestDamageBeforeWrittenPagesIsBrokenNotUnfinished(t *testing.T) {
 	}
 }
 
+func TestAReaderReadsOneFileAfterTheOtherIntoTheSameMemory(t *testing.T) {
+	dir := t.TempDir()
+	var r walsource.Reader
+	for range 2 {
+		for _, g := range goldens() {
+			data := g.data(t)
+			path := filepath.Join(dir, g.name)
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			want, err := walsource.ReadFile(path, g.expect())
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := r.ReadFile(path, g.expect())
+			if err != nil || !bytes.Equal(f.Data, data) || !reflect.DeepEqual(f.Info, want.Info) {
+				t.Errorf("%s: %+v, %v", g.name, f.Info, err)
+			}
+			short := filepath.Join(dir, "0000000100000000000000FE")
+			if err := os.WriteFile(short, data[:len(data)/2], 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if f, err := r.ReadFile(short, g.expect()); !errors.Is(err, walsource.ErrTruncated) || f != nil {
+				t.Errorf("half of %s: %+v, %v", g.name, f, err)
+			}
+		}
+	}
+}
+
 func TestFilesThatAreNoSegments(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, data []byte) string {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -32,7 +33,9 @@ type app struct {
 	meter *meter.Store
 	// remote is the driver, if the repository is in object storage.
 	remote *s3.Store
-	out    *output
+	// retrying is told of every request that is about to be tried again.
+	retrying atomic.Pointer[func()]
+	out      *output
 }
 
 func newApp() *app {
@@ -112,7 +115,7 @@ func (a *app) commands() []*cobra.Command {
 func newWALCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "wal", Short: "Archive and fetch write-ahead log"}
 	group(c)
-	c.AddCommand(newWALPushCommand(a), newWALFetchCommand(a), newWALListCommand(a))
+	c.AddCommand(newWALPushCommand(a), newWALFetchCommand(a), newWALPrefetchCommand(a), newWALListCommand(a))
 	return c
 }
 

@@ -127,8 +127,7 @@ func (c *checkup) recovery(ctx context.Context) error {
 	}
 	for _, g := range info.Gaps {
 		c.add("wal", statusProblem, "moments behind a gap are recovered from a snapshot behind it: take one with `pgtrove backup`",
-			"timeline %d has a gap from %s to %s, %s from %s on", g.Timeline, g.FromLSN, g.ToLSN,
-			showCount(int64(g.Segments), "segment", "segments"), g.First)
+			"the archive has a gap: %s", g)
 	}
 	if n := len(info.Windows); n > 0 {
 		w := info.Windows[n-1]

@@ -94,6 +94,7 @@ type exitPolicy struct {
 	command string
 	fetch   bool // it is wal fetch, or would be if it were not mistyped
 	push    bool
+	behind  bool // wal prefetch, which nobody waits for
 	strict  bool
 }
 
@@ -111,6 +112,7 @@ func exitPolicyOf(root *cobra.Command, args []string) exitPolicy {
 	}
 	wal := slices.Index(args, "wal")
 	p.fetch = p.fetch || wal >= 0 && slices.Contains(args[wal:], "fetch")
+	p.behind = wal >= 0 && slices.Contains(args[wal:], "prefetch")
 	p.push = wal >= 0 && slices.Contains(args[wal:], "push")
 	if err != nil || cmd.HasSubCommands() { // no command: is it PostgreSQL that asks?
 		p.fetch = p.fetch || slices.ContainsFunc(args, isWALFile)
@@ -145,16 +147,25 @@ func (p exitPolicy) code(err error) int {
 	if err == nil {
 		return codeDone
 	}
+	if p.behind {
+		return codeOther
+	}
 	if !p.fetch {
 		return classify(err).code
 	}
 	if errors.Is(err, errAbsentFile) {
 		return codeAbsent
 	}
-	if _, statErr := os.Stat("standby.signal"); statErr == nil && !p.strict {
+	if onStandby() && !p.strict {
 		return codeUnreachable
 	}
 	return codeFetch
+}
+
+// onStandby says whether the working directory is that of a standby.
+func onStandby() bool {
+	_, err := os.Stat("standby.signal")
+	return err == nil
 }
 
 // errAbsentFile says that the archive was reached, and does not hold the file that wal fetch asked for.

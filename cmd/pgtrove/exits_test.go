@@ -46,8 +46,9 @@ line ` + "`hint: <what to do>`" + `.
 	b.WriteString(`
 PostgreSQL runs ` + "`wal push`" + ` and ` + "`wal fetch`" + ` and reads their exit codes its own way:
 
-- ` + "`wal push`" + ` (archive_command): 0 means that the file is durable in the repository. Every failure is between 1 and 125;
-  PostgreSQL keeps the file and tries again.
+- ` + "`wal push`" + ` (archive_command): 0 means that the file is durable in the repository; or, only with
+  ` + "`--max-backlog`" + ` and a warning, that it was given up and the gap durably recorded. Every failure is between 1 and 125, also a
+  signal that ended the command; PostgreSQL keeps the file and tries again.
 - ` + "`wal fetch`" + ` (restore_command): 4 means that the repository was read and does not hold the file; recovery ends there. Every
   other failure, a mistake on the command line included, is 126, which makes PostgreSQL give up instead of ending recovery
   early. On a standby (` + "`standby.signal`" + ` in the working directory) 126 would shut the server down, and every other failure is 7:

@@ -71,6 +71,34 @@ type gapJSON struct {
 	ToLSN    pg.LSN `json:"to_lsn"`
 	Segments uint64 `json:"segments"`
 	First    string `json:"first"`
+	// Recorded says why, where that is known: what wal push --max-backlog gave up.
+	Recorded []*walarchive.GapNote `json:"recorded,omitempty"`
+}
+
+func gapRow(g walarchive.Gap, size pg.SegmentSize) gapJSON {
+	return gapJSON{uint32(g.Timeline), g.From, g.To, g.Segments(), g.Names(size, 1)[0], g.Notes}
+}
+
+func (g gapJSON) String() string {
+	text := fmt.Sprintf("timeline %d, %s to %s, %s from %s on", g.Timeline, g.FromLSN, g.ToLSN,
+		showCount(int64(g.Segments), "segment", "segments"), g.First)
+	for _, n := range g.Recorded {
+		text += "; " + showGapNote(n)
+	}
+	return text
+}
+
+// showGapNote says why segments were given up.
+func showGapNote(n *walarchive.GapNote) string {
+	if n.Reason != walarchive.ReasonBacklog {
+		return fmt.Sprintf("given up: %s to %s", n.First, n.Last)
+	}
+	text := fmt.Sprintf("dropped by wal push --max-backlog %s on %s, %s to %s, when the storage could not be reached and %s waited (%s)",
+		showBytes(n.Limit), n.Host, showTime(n.From), showTime(n.To), showBytes(n.Waiting), n.Error)
+	if len(n.Files) > 0 {
+		text += ", and with it " + strings.Join(n.Files, ", ")
+	}
+	return text
 }
 
 func (a *app) info(ctx context.Context) error {
@@ -172,7 +200,7 @@ func clusterInfo(ctx context.Context, headers walarchive.Headers, coverage *wala
 	}
 	for _, tli := range coverage.Timelines() {
 		for _, g := range coverage.NeededGaps(tli, own) {
-			c.Gaps = append(c.Gaps, gapJSON{uint32(tli), g.From, g.To, g.Segments(), g.Names(coverage.SegmentSize, 1)[0]})
+			c.Gaps = append(c.Gaps, gapRow(g, coverage.SegmentSize))
 		}
 	}
 	return c, newest, nil
@@ -218,8 +246,7 @@ func (a *app) showCluster(c *clusterJSON, newest *snapshot.Manifest) error {
 		fmt.Fprintf(&b, "  not recoverable: snapshot %s lacks WAL\n", id)
 	}
 	for _, g := range c.Gaps {
-		fmt.Fprintf(&b, "  gap: timeline %d, %s to %s, %s from %s on\n", g.Timeline, g.FromLSN, g.ToLSN,
-			showCount(int64(g.Segments), "segment", "segments"), g.First)
+		fmt.Fprintf(&b, "  gap: %s\n", g)
 	}
 	return a.out.print("%s", b.String())
 }

@@ -299,20 +299,21 @@ func inspectWAL(ctx context.Context, r *repo.Repo, key string) (any, error) {
 }
 
 type walHeaderJSON struct {
-	Kind          string             `json:"kind"`
-	Cluster       string             `json:"cluster"`
-	SystemID      string             `json:"system_id"`
-	Timeline      uint32             `json:"timeline"`
-	Name          string             `json:"name"`
-	SegmentSize   uint32             `json:"segment_size,omitempty"`
-	Major         int                `json:"pg_major,omitempty"`
-	FirstCommit   jsonTime           `json:"first_commit"`
-	LastCommit    jsonTime           `json:"last_commit"`
-	MinXID        uint32             `json:"min_xid"`
-	MaxXID        uint32             `json:"max_xid"`
-	EndLSN        string             `json:"end_lsn,omitempty"`
-	RestorePoints []restorePointJSON `json:"restore_points"`
-	History       string             `json:"history,omitempty"`
+	Kind          string              `json:"kind"`
+	Cluster       string              `json:"cluster"`
+	SystemID      string              `json:"system_id"`
+	Timeline      uint32              `json:"timeline"`
+	Name          string              `json:"name"`
+	SegmentSize   uint32              `json:"segment_size,omitempty"`
+	Major         int                 `json:"pg_major,omitempty"`
+	FirstCommit   jsonTime            `json:"first_commit"`
+	LastCommit    jsonTime            `json:"last_commit"`
+	MinXID        uint32              `json:"min_xid"`
+	MaxXID        uint32              `json:"max_xid"`
+	EndLSN        string              `json:"end_lsn,omitempty"`
+	RestorePoints []restorePointJSON  `json:"restore_points"`
+	History       string              `json:"history,omitempty"`
+	Gap           *walarchive.GapNote `json:"gap,omitempty"`
 }
 
 type restorePointJSON struct {
@@ -325,7 +326,13 @@ func walHeaderResult(h *walarchive.Header) walHeaderJSON {
 	j := walHeaderJSON{
 		Kind: h.Kind.String(), Cluster: h.Cluster, SystemID: h.System.String(), Timeline: uint32(h.Timeline), Name: h.Name,
 		SegmentSize: uint32(h.SegmentSize), Major: h.Major, FirstCommit: jsonTime(h.FirstCommit), LastCommit: jsonTime(h.LastCommit),
-		MinXID: h.MinXID, MaxXID: h.MaxXID, RestorePoints: []restorePointJSON{}, History: string(h.History),
+		MinXID: h.MinXID, MaxXID: h.MaxXID, RestorePoints: []restorePointJSON{},
+	}
+	switch h.Kind {
+	case walarchive.History:
+		j.History = string(h.Inline)
+	case walarchive.Dropped:
+		j.Gap, _ = h.Gap() // none, if it is of a later version
 	}
 	if h.End != 0 {
 		j.EndLSN = h.End.String()

@@ -147,8 +147,20 @@ func (a *app) decorateRemote(driver storage.Store) storage.Store {
 	})
 }
 
+// onRetry sets who is told of requests that are about to be tried again; nil is nobody.
+func (a *app) onRetry(told func()) {
+	if told == nil {
+		a.retrying.Store(nil)
+		return
+	}
+	a.retrying.Store(&told)
+}
+
 // showRetry tells a person why nothing happens. What passes in a second or two only -v shows.
 func (a *app) showRetry(f retry.Failure) {
+	if told := a.retrying.Load(); told != nil {
+		(*told)()
+	}
 	if f.Attempt != 4 {
 		a.out.detail("%v; trying again in %s", f.Err, showDuration(f.Pause))
 		return

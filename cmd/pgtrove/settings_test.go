@@ -86,7 +86,7 @@ s3-encrypt = "kms:key"
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := storageSettings{LimitUpload: 20_000_000, RetryTime: 90 * time.Second,
+	want := storageSettings{LimitUpload: 20_000_000, RetryTime: 90 * time.Second, RetryGiven: true,
 		S3: s3.Options{Endpoint: "https://env:9000", Encrypt: "kms:key", Addressing: s3.AddressHost}}
 	if !reflect.DeepEqual(s.Storage, want) {
 		t.Errorf("got  %+v\nwant %+v", s.Storage, want)
@@ -96,6 +96,12 @@ s3-encrypt = "kms:key"
 	}
 	if s, err := load(t, []string{"--retry-time", "0"}, nil, ""); err != nil || s.Storage.RetryTime != 0 {
 		t.Errorf("no retries: %+v, %v", s.Storage, err)
+	}
+	given, byDefault := s.Storage, storageSettings{RetryTime: defaultRetryTime}
+	given.retryByDefault(serverRetryTime)
+	byDefault.retryByDefault(serverRetryTime)
+	if given.RetryTime != 90*time.Second || byDefault.RetryTime != serverRetryTime {
+		t.Errorf("for PostgreSQL's own calls: %s where 90s was asked for, %s by default", given.RetryTime, byDefault.RetryTime)
 	}
 }
 

@@ -14,11 +14,23 @@ type storageSettings struct {
 	LimitUpload   int64 // bytes a second; 0: no limit
 	LimitDownload int64
 	RetryTime     time.Duration // 0: nothing is tried again
+	RetryGiven    bool          // by somebody
 	S3            s3.Options    // without its location
 }
 
 // defaultRetryTime is for how long a storage that does not answer is asked again. It outlasts the restart of a server.
 const defaultRetryTime = 2 * time.Minute
+
+// serverRetryTime is the default where PostgreSQL waits for the command and asks again by itself: its archiver, and a standby. While it waits it does
+// not see a changed configuration or a request to be promoted, pg_stat_archiver shows no failure, and a shutdown takes three times as long.
+const serverRetryTime = 10 * time.Second
+
+// retryByDefault sets the default to d.
+func (s *storageSettings) retryByDefault(d time.Duration) {
+	if !s.RetryGiven {
+		s.RetryTime = d
+	}
+}
 
 // minRate is the lowest limit, in bytes a second. With less, a connection among thirty stands still for so long that it counts as lost.
 const minRate = 100_000
@@ -28,7 +40,7 @@ func storageSettingTable() []setting {
 	return []setting{
 		{"limit-upload", "PGTROVE_LIMIT_UPLOAD", "write at most `size` to the repository per second, such as 20MB (default: no limit)"},
 		{"limit-download", "PGTROVE_LIMIT_DOWNLOAD", "read at most `size` from the repository per second (default: no limit)"},
-		{"retry-time", "PGTROVE_RETRY_TIME", "for how much `time` object storage that does not answer is tried again (default 2m)"},
+		{"retry-time", "PGTROVE_RETRY_TIME", "for how much `time` object storage that does not answer is tried again (default 2m; 10s for PostgreSQL's archiver and a standby)"},
 		{"s3-endpoint", "PGTROVE_S3_ENDPOINT", "`URL` of the object storage (default: AWS_ENDPOINT_URL, the profile's, else AWS)"},
 		{"s3-region", "PGTROVE_S3_REGION", "`region` of the bucket (default: AWS_REGION, the profile's, else asked for)"},
 		{"s3-profile", "PGTROVE_S3_PROFILE", "`profile` in the shared AWS files (default: AWS_PROFILE)"},
@@ -71,7 +83,7 @@ func (s *settings) parseStorage(values map[string]value) error {
 		Addressing: s3.Addressing(values["s3-addressing"].text), CAFile: values["s3-ca-file"].text,
 		StorageClass: values["s3-storage-class"].text, Encrypt: values["s3-encrypt"].text, Checksum: values["s3-checksum"].text,
 	}
-	st.RetryTime = defaultRetryTime
+	st.RetryTime, st.RetryGiven = defaultRetryTime, values["retry-time"].text != ""
 	if text := values["retry-time"].text; text != "" {
 		d, err := time.ParseDuration(text)
 		if err != nil || d < 0 {

@@ -113,7 +113,7 @@ func (v *verifyRun) walThere(ctx context.Context, archives []*walarchive.Coverag
 		}
 		for _, tli := range c.Timelines() {
 			for _, g := range c.NeededGaps(tli, own) {
-				v.gap(c, gapJSON{uint32(tli), g.From, g.To, g.Segments(), g.Names(c.SegmentSize, 1)[0]})
+				v.gap(c, gapRow(g, c.SegmentSize))
 			}
 		}
 	}

@@ -9,10 +9,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/internal/durable"
 	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/walahead"
 	"github.com/pgtrove/pgtrove/walarchive"
 )
 
@@ -28,41 +31,89 @@ PostgreSQL reads exit codes up to 125 as "the archive ends here" and promotes. S
 was read and does not hold the file; every other failure is 126, and recovery stops with an error. On a standby
 (standby.signal in the working directory) 126 would shut the server down; there the code is 7 and PostgreSQL asks again.
 
-The cluster is recognised by global/pg_control in the working directory, where PostgreSQL runs the command.`,
+What recovery will ask for next is fetched meanwhile, by a process of its own that ends when --ahead is reached or the archive
+ends. It keeps segments in the cache directory, apart for each data directory; a later call verifies what it finds there.
+
+The cluster is recognised by global/pg_control in the working directory, where PostgreSQL runs the command. On a standby,
+where PostgreSQL asks again, storage that does not answer is tried for 10s only, unless --retry-time says otherwise.`,
 		Args:        exactly("NAME", "PATH"),
 		Annotations: map[string]string{fetchAnnotation: "yes"},
 	}
 	c.Flags().Bool("strict", false, "exit with 126 on a standby too") // read by exitPolicyOf
-	c.RunE = a.run(func(ctx context.Context, args []string) error { return a.walFetch(ctx, args[0], args[1]) })
+	ahead := c.Flags().String("ahead", defaultFetchAhead, "keep up to `size` of the following WAL ready, at least three segments; 0: none")
+	c.RunE = a.run(func(ctx context.Context, args []string) error {
+		bytes, err := parseSize(*ahead)
+		if err != nil {
+			return usageError{err: fmt.Errorf("ahead %w", err), command: "pgtrove wal fetch"}
+		}
+		if onStandby() {
+			a.settings.Storage.retryByDefault(serverRetryTime)
+		}
+		f := &walFetcher{app: a, ahead: bytes, flags: pflag.NewFlagSet("", pflag.ContinueOnError), name: args[0], path: args[1]}
+		c.InheritedFlags().Visit(f.flags.AddFlag)
+		f.flags.AddFlag(c.Flags().Lookup("ahead"))
+		return f.fetch(ctx)
+	})
 	return c
 }
 
-func (a *app) walFetch(ctx context.Context, name, path string) error {
-	system, err := a.systemOf(path)
-	if err != nil {
-		return fmt.Errorf("fetch %s: %w", name, err)
+func (f *walFetcher) fetch(ctx context.Context) (err error) {
+	if f.control, f.pgdata, err = f.controlOf(f.path); err != nil {
+		return fmt.Errorf("fetch %s: %w", f.name, err)
 	}
-	var content []byte
-	err = a.withArchive(ctx, "fetch "+name, system, func(archive walarchive.Archive) (err error) {
-		_, content, err = archive.Fetch(ctx, name)
-		return err
-	})
+	system := f.control.SystemID
+	err = f.withArchive(ctx, "fetch "+f.name, system, func(archive openedArchive) error { return f.bring(ctx, archive) })
 	if errors.Is(err, walarchive.ErrNotExist) {
-		return classified{fmt.Errorf("fetch %s: not in the archive of cluster %s, system %s", name, a.settings.clusterName(), system), errAbsentFile}
+		return classified{fmt.Errorf("fetch %s: not in the archive of cluster %s, system %s", f.name, f.settings.clusterName(), system), errAbsentFile}
 	}
-	if err != nil {
-		return err
+	return err
+}
+
+// bring brings the file to its path, and sees to it that the next ones are near.
+func (f *walFetcher) bring(ctx context.Context, archive openedArchive) error {
+	var s *walahead.Spool
+	if kind, err := pg.ClassifyWALFile(f.name); err == nil && kind == pg.KindSegment {
+		s = f.spool(archive)
 	}
-	if err := durable.Replace(path, 0o600, content); err != nil {
-		return fmt.Errorf("fetch %s: write %s: %w", name, path, err)
+	served := false
+	if s != nil {
+		var release func()
+		var err error
+		if served, release, err = f.fromSpool(ctx, s); err != nil {
+			return fmt.Errorf("fetch %s: write %s: %w", f.name, f.path, err)
+		}
+		defer release()
 	}
-	a.out.detail("fetched %s, %s, to %s", name, showBytes(int64(len(content))), path)
+	if !served {
+		_, content, err := archive.Fetch(ctx, f.name)
+		if err != nil {
+			return err
+		}
+		if err := durable.Replace(f.path, 0o600, content); err != nil {
+			return fmt.Errorf("fetch %s: write %s: %w", f.name, f.path, err)
+		}
+		f.out.detail("fetched %s, %s, to %s", f.name, showBytes(int64(len(content))), f.path)
+	} else {
+		f.out.detail("fetched %s, which was here before its turn, to %s", f.name, f.path)
+	}
+	if s != nil {
+		f.fillBehind(s)
+	}
 	return nil
+}
+
+// openedArchive is the archive of one cluster in an opened repository.
+type openedArchive struct {
+	walarchive.Archive
+	owner walahead.Owner
+	key   chunk.Key // of the repository, for names and digests
+	// recycle takes back the content of a fetched file, whose memory the next one may use.
+	recycle func([]byte)
 }
 
 // withArchive opens the repository for one WAL file, as PostgreSQL asks for it: nobody is there to be asked for
 // anything, and it has to take milliseconds. do may run twice: see withOpened. what begins the message where it does not come to do.
-func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, do func(walarchive.Archive) error) error {
+func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, do func(openedArchive) error) error {
 	a.unattended = true
 	name, err := a.repositoryName()
 	if err != nil {
@@ -78,7 +129,12 @@ func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, 
 	}
 	var did error
 	err = a.withOpened(ctx, cache, name, place, store, func(r *repo.Repo) error {
-		did = do(walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system})
+		o := openedArchive{Archive: walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system}, key: r.IDKey(), recycle: r.Recycle}
+		o.owner = walahead.Owner{Place: place, Repository: r.Config().ID, Cluster: o.Cluster, System: system}
+		if place == "" { // a directory
+			o.owner.Place = name
+		}
+		did = do(o)
 		return did
 	})
 	if err != nil && (did == nil || !errors.Is(err, did)) {
@@ -89,18 +145,9 @@ func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, 
 
 var errNoDataDirectory = errors.New("no data directory with global/pg_control")
 
-// systemOf says which cluster a WAL file at path belongs to, by the control file.
-func (a *app) systemOf(path string) (pg.SystemID, error) {
-	c, err := a.controlOf(path)
-	if err != nil {
-		return 0, err
-	}
-	return c.SystemID, nil
-}
-
-// controlOf reads the control file of the cluster that path belongs to. PostgreSQL runs its commands in the data
-// directory; pg_rewind and people run them elsewhere, but then path is <data directory>/pg_wal/<file>.
-func (a *app) controlOf(path string) (*pg.Control, error) {
+// controlOf reads the control file of the cluster that path belongs to, and says in which data directory. PostgreSQL runs its commands in the
+// data directory; pg_rewind and people run them elsewhere, but then path is <data directory>/pg_wal/<file>.
+func (a *app) controlOf(path string) (c *pg.Control, pgdata string, err error) {
 	places := []string{".", a.settings.PGData, filepath.Dir(filepath.Dir(path))}
 	if a.settings.PGDataByFlag {
 		places = []string{a.settings.PGData}
@@ -114,9 +161,9 @@ func (a *app) controlOf(path string) (*pg.Control, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read the control file in %s: %w", dir, err)
+			return nil, "", fmt.Errorf("read the control file in %s: %w", dir, err)
 		}
-		return c, nil
+		return c, dir, nil
 	}
-	return nil, errNoDataDirectory
+	return nil, "", errNoDataDirectory
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -17,7 +18,7 @@ func newWALListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the archived WAL in rows without gaps",
-		Long:  "List the archived WAL of a cluster (--cluster, default main), each row a stretch of segments without a gap.",
+		Long:  "List the archived WAL of a cluster (--cluster, default main), each row a stretch of segments without a gap, and the gaps.",
 		Args:  exactly(),
 		RunE:  a.run(func(ctx context.Context, _ []string) error { return a.walList(ctx) }),
 	}
@@ -35,6 +36,14 @@ type walSpanJSON struct {
 	ToLSN    pg.LSN `json:"to_lsn"` // where the segment after the last begins
 }
 
+// walGapJSON is a stretch that is missing.
+type walGapJSON struct {
+	Type     string `json:"type"`
+	Cluster  string `json:"cluster"`
+	SystemID string `json:"system_id"`
+	gapJSON
+}
+
 func (a *app) walList(ctx context.Context) error {
 	r, err := a.openRepository(ctx)
 	if err != nil {
@@ -45,35 +54,32 @@ func (a *app) walList(ctx context.Context) error {
 		return err
 	}
 	t := newTable("CLUSTER", "SYSTEM ID", ">TL", "FIRST", "LAST", ">SEGMENTS", "FROM LSN", "TO LSN")
-	var others []string // files that are no whole segments
+	var gaps, others []string // others are files that are no whole segments
 	for _, c := range archives {
 		for _, tli := range c.Timelines() {
 			if _, ok := c.History(tli); ok && tli > 1 {
 				others = append(others, tli.HistoryName())
 			}
 			others = append(others, c.Partials(tli)...)
-			for _, s := range c.Spans(tli) {
-				from := pg.Segment{Timeline: tli, Number: s.First}
-				to := pg.Segment{Timeline: tli, Number: s.Last}
-				row := walSpanJSON{
-					Type: "wal", Cluster: c.Cluster, SystemID: c.System.String(), Timeline: uint32(tli),
-					First: from.Name(c.SegmentSize), Last: to.Name(c.SegmentSize), Segments: s.Segments(),
-					FromLSN: from.Start(c.SegmentSize), ToLSN: to.End(c.SegmentSize),
-				}
-				if a.settings.JSON {
-					if err := a.out.object(row); err != nil {
-						return err
-					}
-					continue
-				}
+			rows, missing := timelineRows(c, tli)
+			for _, row := range rows {
 				t.add(row.Cluster, row.SystemID, fmt.Sprint(row.Timeline), row.First, row.Last, fmt.Sprint(row.Segments), row.FromLSN.String(), row.ToLSN.String())
+			}
+			for _, g := range missing {
+				gaps = append(gaps, fmt.Sprintf("gap: cluster %s, system %s, %s\n", c.Cluster, g.SystemID, g.gapJSON))
+			}
+			if !a.settings.JSON {
+				continue
+			}
+			if err := errors.Join(eachObject(a.out, rows), eachObject(a.out, missing)); err != nil {
+				return err
 			}
 		}
 	}
 	switch {
 	case a.settings.JSON:
 		return nil
-	case len(t.rows) == 0 && len(others) == 0:
+	case len(t.rows) == 0 && len(others) == 0 && len(gaps) == 0:
 		a.out.info("no WAL segments of cluster %s yet", a.settings.clusterName())
 		return nil
 	}
@@ -81,10 +87,38 @@ func (a *app) walList(ctx context.Context) error {
 	if len(t.rows) > 0 {
 		text = t.String()
 	}
+	text += strings.Join(gaps, "")
 	if len(others) > 0 {
 		text += "besides: " + strings.Join(others, ", ") + "\n"
 	}
 	return a.out.print("%s", text)
+}
+
+// timelineRows are the stretches that are there of a timeline, and those that are missing.
+func timelineRows(c *walarchive.Coverage, tli pg.Timeline) (rows []walSpanJSON, gaps []walGapJSON) {
+	system := c.System.String()
+	for _, s := range c.Spans(tli) {
+		from := pg.Segment{Timeline: tli, Number: s.First}
+		to := pg.Segment{Timeline: tli, Number: s.Last}
+		rows = append(rows, walSpanJSON{
+			Type: "wal", Cluster: c.Cluster, SystemID: system, Timeline: uint32(tli),
+			First: from.Name(c.SegmentSize), Last: to.Name(c.SegmentSize), Segments: s.Segments(),
+			FromLSN: from.Start(c.SegmentSize), ToLSN: to.End(c.SegmentSize),
+		})
+	}
+	for _, g := range c.Gaps(tli) {
+		gaps = append(gaps, walGapJSON{"gap", c.Cluster, system, gapRow(g, c.SegmentSize)})
+	}
+	return rows, gaps
+}
+
+func eachObject[T any](o *output, rows []T) error {
+	for _, row := range rows {
+		if err := o.object(row); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // findArchives scans the WAL of one cluster, or of all where cluster is "", of every system in it, in one listing. Systems that have

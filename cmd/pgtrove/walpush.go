@@ -14,6 +14,12 @@ import (
 	"github.com/pgtrove/pgtrove/walsource"
 )
 
+// pushOptions are the flags of wal push.
+type pushOptions struct {
+	ahead      int   // segments
+	maxBacklog int64 // bytes; 0: nothing is dropped
+}
+
 func newWALPushCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "push PATH",
@@ -26,47 +32,102 @@ Exit code 0 means that the file is durable in the repository. Pushing the same f
 name with other content is refused, and what is stored stays. A segment is checked before: it must be complete, of this
 cluster, and what its name says.
 
-The cluster is recognised by global/pg_control in the working directory, where PostgreSQL runs the command.`,
+The segments that wait behind it are pushed at the same time (--ahead, --jobs), so that the calls for them return at once.
+The exit code is about PATH alone.
+
+With --max-backlog a storage that cannot be reached does not fill the server's disk: where more WAL than that waits, PATH is
+given up, with a warning and exit code 0. The gap is recorded in the data directory, and in the repository as soon as it
+can be reached: ` + "`pgtrove check`, `info` and `wal list`" + ` show it. Take a backup then: recovery cannot go past a gap.
+
+The cluster is recognised by global/pg_control in the working directory, where PostgreSQL runs the command. PostgreSQL
+tries again by itself, so storage that does not answer is tried for 10s only, unless --retry-time says otherwise.`,
 		Args: exactly("PATH"),
 	}
-	c.RunE = a.run(func(ctx context.Context, args []string) error { return a.walPush(ctx, args[0]) })
+	ahead := c.Flags().Int("ahead", 32, "push up to `number` segments that wait behind PATH along with it; 0: none")
+	backlog := c.Flags().String("max-backlog", "", "give PATH up where the storage cannot be reached and more than `size` of WAL waits, such as 50GB (default: never)")
+	c.RunE = a.run(func(ctx context.Context, args []string) error {
+		o := pushOptions{ahead: *ahead}
+		if o.ahead < 0 || o.ahead > maxAhead {
+			return usageError{err: fmt.Errorf("ahead %d: give a number from 0 to %d", o.ahead, maxAhead), command: "pgtrove wal push"}
+		}
+		if *backlog != "" {
+			var err error
+			if o.maxBacklog, err = parseSize(*backlog); err != nil || o.maxBacklog == 0 {
+				return usageError{err: fmt.Errorf("max-backlog %q: give a size such as 50GB", *backlog), command: "pgtrove wal push"}
+			}
+		}
+		a.settings.Storage.retryByDefault(serverRetryTime)
+		return a.walPush(ctx, args[0], o)
+	})
 	return c
 }
 
 // errNoWALFile says that wal push was given a path at which there is nothing.
 var errNoWALFile = errors.New("no such file")
 
-func (a *app) walPush(ctx context.Context, path string) error {
-	name := filepath.Base(path)
-	kind, err := pg.ClassifyWALFile(name)
-	if err != nil {
-		return usageError{err: fmt.Errorf("archive %s: not the name of a WAL file", name), command: "pgtrove wal push"}
+// walPusher is one call of wal push.
+type walPusher struct {
+	*app
+	pushOptions
+	path, name string
+	kind       pg.FileKind
+	control    *pg.Control // nil: not found, and then nothing is done ahead
+	pgdata     string
+	expect     walsource.Expect
+}
+
+func (a *app) walPush(ctx context.Context, path string, o pushOptions) error {
+	p := &walPusher{app: a, pushOptions: o, path: path, name: filepath.Base(path)}
+	var err error
+	if p.kind, err = pg.ClassifyWALFile(p.name); err != nil {
+		return usageError{err: fmt.Errorf("archive %s: not the name of a WAL file", p.name), command: "pgtrove wal push"}
 	}
-	control, err := a.controlOf(path)
-	ofSegment := kind == pg.KindSegment || kind == pg.KindPartial
+	p.control, p.pgdata, err = a.controlOf(path)
+	ofSegment := p.kind == pg.KindSegment || p.kind == pg.KindPartial
 	if err != nil && !(ofSegment && errors.Is(err, errNoDataDirectory)) { // a segment says itself whose it is
-		return fmt.Errorf("archive %s: %w", name, err)
+		return fmt.Errorf("archive %s: %w", p.name, err)
 	}
-	var expect walsource.Expect
-	if control != nil {
-		expect = walsource.ExpectControl(control)
+	if p.control != nil {
+		p.expect = walsource.ExpectControl(p.control)
 	}
-	file, err := walsource.ReadFile(path, expect)
+	if p.known(ctx) {
+		a.out.detail("%s was archived before its turn", p.name)
+		return nil
+	}
+	file, err := walsource.ReadFile(path, p.expect)
 	broken := file != nil && errors.Is(err, walsource.ErrBroken)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("archive %s: %w", name, classified{err, errNoWALFile})
+		return fmt.Errorf("archive %s: %w", p.name, classified{err, errNoWALFile})
 	case err != nil && !broken:
 		return fmt.Errorf("archive %w", err)
 	}
-	facts, system := walarchive.Facts{}, expect.SystemID
+	facts, system := walarchive.Facts{}, p.expect.SystemID
 	if file.Info != nil {
 		facts, system = a.factsOf(file.Info, err), file.Info.SystemID
 	}
-	return a.withArchive(ctx, "archive "+name, system, func(archive walarchive.Archive) error {
-		_, err := a.push(ctx, archive, name, file.Data, facts)
-		return err
+	if p.lately(system) {
+		return p.giveUp(system, nil)
+	}
+	err = a.withArchive(ctx, "archive "+p.name, system, func(archive openedArchive) error {
+		return p.push(ctx, archive, file.Data, facts)
 	})
+	if err != nil && ctx.Err() == nil && p.tooMuch(err) {
+		return p.giveUp(system, err)
+	}
+	return err
+}
+
+// push stores the file, and others ahead.
+func (p *walPusher) push(ctx context.Context, archive openedArchive, content []byte, facts walarchive.Facts) error {
+	ahead := p.beginAhead(ctx, archive)
+	_, err := p.app.push(ctx, archive.Archive, p.name, content, facts)
+	ahead.own(err)
+	if err == nil {
+		p.bringGaps(ctx, archive)
+	}
+	ahead.wait()
+	return err
 }
 
 // judgeSegment makes sure that a segment read from the server is what it should be.

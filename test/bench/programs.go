@@ -100,6 +100,14 @@ type pgbackrest struct {
 }
 
 func newPgbackrest(b *bench, s *pgtest.Server, name string) pgbackrest {
+	p := configurePgbackrest(b, s, name, "")
+	pgtest.MustRun(b, p.command("stanza-create"))
+	return p
+}
+
+// configurePgbackrest makes the directory and the configuration, with more
+// lines in it.
+func configurePgbackrest(b *bench, s *pgtest.Server, name, more string) pgbackrest {
 	p := pgbackrest{program: program{b, s, b.mkdir(name)}}
 	p.conf = filepath.Join(p.dir, "pgbackrest.conf")
 	b.must(os.WriteFile(p.conf, []byte(fmt.Sprintf(`[global]
@@ -115,14 +123,13 @@ compress-level=1
 process-max=%d
 start-fast=y
 archive-check=n
-
+%s
 [bench]
 pg1-path=%s
 pg1-socket-path=%s
 pg1-port=%d
 pg1-user=postgres
-`, p.repository(), p.dir, b.o.jobs, s.Dir, s.SocketDir, s.Port)), 0o644))
-	pgtest.MustRun(b, p.command("stanza-create"))
+`, p.repository(), p.dir, b.o.jobs, more, s.Dir, s.SocketDir, s.Port)), 0o644))
 	return p
 }
 

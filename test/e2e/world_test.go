@@ -23,13 +23,23 @@ type world struct {
 	dir  string // scratch
 	repo string
 	key  string
+	more []string // environment
 }
 
 // newWorld makes a cluster that archives into a new repository, and starts it.
 func newWorld(t *testing.T, version string, o pgtest.Options) *world {
 	t.Helper()
 	w := &world{t: t, dir: pgtest.TempDir(t)}
-	w.repo, w.key = filepath.Join(w.dir, "repo"), filepath.Join(w.dir, "identity.txt")
+	w.repo = filepath.Join(w.dir, "repo")
+	w.setUp(version, o)
+	return w
+}
+
+// setUp makes cluster and repository, and starts the cluster.
+func (w *world) setUp(version string, o pgtest.Options) {
+	t := w.t
+	t.Helper()
+	w.key = filepath.Join(w.dir, "identity.txt")
 	conf := map[string]string{"archive_mode": "on", "archive_command": pgtest.Binary(t) + " wal push %p", "autovacuum_naptime": "5s"}
 	for k, v := range o.Conf {
 		conf[k] = v
@@ -44,11 +54,10 @@ func newWorld(t *testing.T, version string, o pgtest.Options) *world {
 			w.verify()
 		}
 	})
-	return w
 }
 
 func (w *world) env() []string {
-	return []string{"PGTROVE_REPO=" + w.repo, "PGTROVE_KEY_FILE=" + w.key}
+	return append([]string{"PGTROVE_REPO=" + w.repo, "PGTROVE_KEY_FILE=" + w.key}, w.more...)
 }
 
 // run runs pgtrove with the world's settings.

@@ -141,7 +141,7 @@ func TestTodaysCodeReadsGoldenWAL(t *testing.T) {
 		}
 		w := want.Header
 		if sum(content) != want.SHA256 || byte(h.Kind) != w.Kind || uint64(h.End) != w.End || uint64(h.SegmentSize) != w.SegmentSize ||
-			h.MinXID != uint32(w.Lowest) || h.MaxXID != uint32(w.Highest) || len(h.RestorePoints) != len(w.Points) || string(h.History) != string(w.Inline) {
+			h.MinXID != uint32(w.Lowest) || h.MaxXID != uint32(w.Highest) || len(h.RestorePoints) != len(w.Points) || string(h.Inline) != string(w.Inline) {
 			t.Errorf("%s: %d bytes, header %+v, not %+v", name, len(content), h, w)
 		}
 	}

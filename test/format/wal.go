@@ -1,6 +1,7 @@
 package format
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/bits"
@@ -44,6 +45,7 @@ const (
 	walPartial = 2
 	walBackup  = 3
 	walHistory = 4
+	walGap     = 5
 )
 
 func (c *cursor) time() (t Time) {
@@ -88,9 +90,9 @@ func (h *WALHeader) check(c *cursor) {
 		c.fail("kind %d of the file %q", h.Kind, h.File)
 	case timeline != h.Timeline:
 		c.fail("timeline %d of the file %q", h.Timeline, h.File)
-	case (h.Kind == walHistory) != (len(h.Inline) > 0):
+	case (h.Kind == walHistory || h.Kind == walGap) != (len(h.Inline) > 0):
 		c.fail("%d bytes of content in a header of kind %d", len(h.Inline), h.Kind)
-	case (size != 0 || isSegment) && (size < 1<<20 || size > 1<<30 || bits.OnesCount64(size) != 1):
+	case (size != 0 || isSegment || kind == walGap) && (size < 1<<20 || size > 1<<30 || bits.OnesCount64(size) != 1):
 		c.fail("segments of %d bytes", size)
 	case h.Earliest.Known != h.Latest.Known || h.Earliest.Microseconds > h.Latest.Microseconds:
 		c.fail("times from %v to %v", h.Earliest, h.Latest)
@@ -123,6 +125,11 @@ func fileKind(file string) (kind byte, timeline uint32) {
 		kind = walPartial
 	case isUpper(first, 24) && strings.HasSuffix(rest, ".backup") && isUpper(strings.TrimSuffix(rest, ".backup"), 8):
 		kind = walBackup
+	case len(first) == 49 && first[24] == '-' && isUpper(first[:24], 24) && isUpper(first[25:], 24) && rest == "gap":
+		if first[:8] != first[25:33] || first[:24] > first[25:] {
+			return 0, 0
+		}
+		kind = walGap
 	case isUpper(first, 8) && rest == "history":
 		kind = walHistory
 	default:
@@ -130,6 +137,30 @@ func fileKind(file string) (kind byte, timeline uint32) {
 	}
 	tli, _ := strconv.ParseUint(first[:8], 16, 32)
 	return kind, uint32(tli)
+}
+
+// Gap is section 10.3.
+type Gap struct {
+	Version     int
+	First, Last string
+	Reason      string
+	Limit       int64
+	Waiting     int64
+	From, To    string
+	Host, Error string
+	Files       []string
+}
+
+// Gap reads the note that the header holds.
+func (h *WALHeader) Gap() (*Gap, error) {
+	g := &Gap{}
+	if err := json.Unmarshal(h.Inline, g); err != nil {
+		return nil, damaged("the note of a gap: %v", err)
+	}
+	if h.Kind != walGap || g.Version < 1 || g.First+"-"+g.Last+".gap" != h.File {
+		return nil, damaged("version %d, of %s to %s, in %s", g.Version, g.First, g.Last, h.File)
+	}
+	return g, nil
 }
 
 // walName is section 10.1.
@@ -193,7 +224,7 @@ func (p *Pack) wal() (*WALHeader, []byte, error) {
 		return nil, nil, damaged("%d bytes, not the %d of the header", len(content), length)
 	case (h.Kind == walSegment || h.Kind == walPartial) && length != h.SegmentSize:
 		return nil, nil, damaged("%d bytes in segments of %d", length, h.SegmentSize)
-	case h.Kind == walHistory && string(content) != string(h.Inline):
+	case (h.Kind == walHistory || h.Kind == walGap) && string(content) != string(h.Inline):
 		return nil, nil, damaged("the header has another content")
 	}
 	return h, content, nil

@@ -32,6 +32,7 @@ func table() map[string]place {
 		"index":            {3, store},
 		"snapshot":         {2, cluster},
 		"walarchive":       {2, cluster},
+		"walahead":         {2, cluster},
 		"pack":             {2, shared},
 		"keys":             {2, store},
 		"storage":          {2, store},

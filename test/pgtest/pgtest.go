@@ -16,6 +16,7 @@
 package pgtest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -90,6 +91,7 @@ func TempDir(t testing.TB) string {
 			t.Logf("kept %s", dir)
 			return
 		}
+		WaitNoPgtrove(t, dir)
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("remove scratch directory: %v", err)
 		}
@@ -98,6 +100,37 @@ func TempDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// WaitNoPgtrove waits until no process of pgtrove has dir, or something below
+// it, in its environment: what wal fetch started behind itself ends by itself.
+func WaitNoPgtrove(t testing.TB, dir string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		pids := pgtroveIn(dir)
+		if len(pids) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("processes of pgtrove that do not end: %v", pids)
+			return
+		}
+	}
+}
+
+// pgtroveIn finds the processes.
+func pgtroveIn(dir string) (pids []string) {
+	all, _ := filepath.Glob("/proc/[0-9]*")
+	for _, proc := range all {
+		if exe, err := os.Readlink(filepath.Join(proc, "exe")); err != nil || !strings.HasPrefix(filepath.Base(exe), "pgtrove") {
+			continue
+		}
+		env, err := os.ReadFile(filepath.Join(proc, "environ"))
+		if err == nil && bytes.Contains(env, []byte("="+dir)) {
+			pids = append(pids, filepath.Base(proc))
+		}
+	}
+	return pids
 }
 
 // stopServersIn ends the postmasters whose data directories are in dir.

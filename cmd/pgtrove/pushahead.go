@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/walahead"
+	"github.com/pgtrove/pgtrove/walsource"
+)
+
+const (
+	maxAhead = 1000
+	// aheadBegin is for how long after its own segment is durable a call begins to push others. It is short: meanwhile the server's
+	// archiver waits, and with it a shutdown.
+	aheadBegin = 5 * time.Second
+	// aheadEnd is when a call gives up those that it has begun. It is for storage that neither takes nor refuses.
+	aheadEnd = time.Minute
+	// aheadMemory bounds segments that are in memory at once, the call's own included. Each is there twice, as it is and sealed.
+	aheadMemory = 256 << 20
+)
+
+// pushJobs is how many segments a call pushes at once. The server needs its processors where WAL piles up.
+func pushJobs() int { return min(4, max(2, runtime.NumCPU()/2)) }
+
+// records are those of the archive's owner on this host.
+func (p *walPusher) records(archive openedArchive) walahead.Records {
+	return walahead.NewRecords(p.cacheDir(), archive.owner)
+}
+
+// known says whether an earlier call has pushed this very file. Any doubt is no: it is then pushed, which does no harm.
+func (p *walPusher) known(ctx context.Context) (known bool) {
+	if p.kind != pg.KindSegment || p.control == nil || !walahead.AnyRecord(p.cacheDir(), p.name) {
+		return false
+	}
+	state, err := walahead.StateOf(p.path)
+	if err != nil {
+		return false
+	}
+	_ = p.withArchive(ctx, "archive "+p.name, p.control.SystemID, func(archive openedArchive) error {
+		r := p.records(archive)
+		known = r.Has(p.name, state, time.Now())
+		r.Drop(p.name)
+		return nil
+	})
+	return known
+}
+
+// aheadPush pushes the segments that wait behind the call's own. Nothing that happens to them is the call's failure.
+type aheadPush struct {
+	p       *walPusher
+	archive openedArchive
+	records walahead.Records
+	cancel  context.CancelFunc
+	slots   chan *walsource.Reader // held by every segment that is in memory
+	wg      sync.WaitGroup
+
+	mu      sync.Mutex
+	stopped bool      // begin no more
+	durable time.Time // when the call's own was; zero: not yet
+	timer   *time.Timer
+}
+
+// beginAhead starts. The result is never nil; own and wait must be called.
+func (p *walPusher) beginAhead(ctx context.Context, archive openedArchive) *aheadPush {
+	h := &aheadPush{p: p, archive: archive, records: p.records(archive), cancel: func() {}}
+	if p.kind != pg.KindSegment || p.control == nil || p.ahead == 0 || p.cacheDir() == "" || archive.System != p.control.SystemID {
+		return h
+	}
+	first, err := pg.ParseSegment(p.name, p.expect.SegmentSize)
+	if err != nil {
+		return h
+	}
+	slots := min(p.jobs(pushJobs())+1, aheadMemory/int(p.expect.SegmentSize)) // one of them waits for the storage
+	if slots < 2 {
+		return h // one such segment at a time: nothing is gained by beginning early
+	}
+	h.slots = make(chan *walsource.Reader, slots)
+	for range slots - 1 { // the call's own has one
+		h.slots <- new(walsource.Reader)
+	}
+	ctx, h.cancel = context.WithCancel(ctx)
+	p.onRetry(h.storageFails)
+	h.wg.Go(func() {
+		walahead.Tidy(p.cacheDir(), time.Now())
+		h.run(ctx, first)
+	})
+	return h
+}
+
+// own says what became of the call's own segment.
+func (h *aheadPush) own(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil {
+		h.stopped = true
+		h.cancel()
+	} else {
+		h.durable = time.Now()
+		h.timer = time.AfterFunc(aheadEnd, h.cancel)
+	}
+	if h.slots != nil {
+		h.slots <- new(walsource.Reader)
+	}
+}
+
+func (h *aheadPush) wait() {
+	h.wg.Wait()
+	h.cancel()
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+	h.p.onRetry(nil)
+}
+
+// storageFails is told of requests that are tried again: with its own segment safe, the call does not wait for better times.
+func (h *aheadPush) storageFails() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopped = true
+	if !h.durable.IsZero() {
+		h.cancel()
+	}
+}
+
+func (h *aheadPush) stop() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopped = true
+}
+
+func (h *aheadPush) over() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stopped || !h.durable.IsZero() && time.Since(h.durable) > aheadBegin
+}
+
+// run finds the segments by counting, and stops at the first that does not wait: so it does not matter how many do.
+func (h *aheadPush) run(ctx context.Context, first pg.Segment) {
+	size, dir := h.p.expect.SegmentSize, filepath.Dir(h.p.path)
+	seg := first
+	for range h.p.ahead {
+		seg = seg.Next()
+		name := seg.Name(size)
+		if !walahead.Ready(dir, name) {
+			return
+		}
+		path := filepath.Join(dir, name)
+		state, err := walahead.StateOf(path)
+		if err != nil || !state.Settled(time.Now()) {
+			return
+		}
+		if h.records.Has(name, state, time.Now()) {
+			continue
+		}
+		var slot *walsource.Reader
+		select {
+		case slot = <-h.slots:
+		case <-ctx.Done():
+			return
+		}
+		if h.over() || ctx.Err() != nil {
+			return
+		}
+		h.wg.Go(func() {
+			defer func() { h.slots <- slot }()
+			if err := h.one(ctx, slot, path, name, state); err != nil {
+				h.p.out.detail("not pushed before its turn: %v", err)
+				h.stop()
+			}
+		})
+	}
+}
+
+// one pushes a segment and remembers it if the file is still the one, as it was, that it looked at before it read it.
+func (h *aheadPush) one(ctx context.Context, slot *walsource.Reader, path, name string, before walahead.FileState) error {
+	file, err := slot.ReadFile(path, h.p.expect)
+	if err != nil {
+		return err // a broken one too: its own call warns
+	}
+	if _, err := h.p.app.push(ctx, h.archive.Archive, name, file.Data, h.p.factsOf(file.Info, nil)); err != nil {
+		return err
+	}
+	after, err := walahead.StateOf(path)
+	if err != nil || after != before {
+		return err
+	}
+	if err := h.records.Keep(name, before, time.Now()); err != nil {
+		h.p.out.detail("cannot remember that %s is archived: %v", name, err)
+		h.stop()
+	}
+	return nil
+}

@@ -1,0 +1,197 @@
+package walahead
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/internal/pg"
+)
+
+const spoolSize = pg.MinSegmentSize
+
+func spoolOptions(t *testing.T) SpoolOptions {
+	return SpoolOptions{Owner: owner(), Key: chunk.Key{1}, PGData: t.TempDir(), SegmentSize: spoolSize, Bytes: 5 << 20}
+}
+
+func openSpool(t *testing.T, cache string, o SpoolOptions) *Spool {
+	t.Helper()
+	s, err := OpenSpool(cache, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func segmentOf(tli pg.Timeline, n uint64) pg.Segment { return pg.Segment{Timeline: tli, Number: n} }
+
+func put(t *testing.T, s *Spool, segments ...pg.Segment) {
+	t.Helper()
+	for _, seg := range segments {
+		if err := s.Put(seg.Name(spoolSize), bytes.Repeat([]byte{byte(seg.Number)}, int(spoolSize))); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// take returns the first byte of what is served; 0: nothing.
+func take(t *testing.T, s *Spool, seg pg.Segment) byte {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "RECOVERYXLOG")
+	served, err := s.Take(seg.Name(spoolSize), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(to)
+	if served != (err == nil) {
+		t.Fatalf("served %v, %v", served, err)
+	}
+	if !served {
+		return 0
+	}
+	if !bytes.Equal(b, bytes.Repeat(b[:1], int(spoolSize))) {
+		t.Error("not what was put")
+	}
+	return b[0]
+}
+
+func TestASpoolServesItsOwnOnce(t *testing.T) {
+	cache, o := t.TempDir(), spoolOptions(t)
+	s, seg := openSpool(t, cache, o), segmentOf(1, 7)
+	put(t, s, seg)
+	for what, change := range map[string]func(*SpoolOptions){
+		"place": func(o *SpoolOptions) { o.Owner.Place += "x" }, "repository": func(o *SpoolOptions) { o.Owner.Repository += "x" },
+		"cluster": func(o *SpoolOptions) { o.Owner.Cluster = "other" }, "system": func(o *SpoolOptions) { o.Owner.System++ },
+		"data directory": func(o *SpoolOptions) { o.PGData = t.TempDir() }, "key": func(o *SpoolOptions) { o.Key[0]++ },
+	} {
+		other := o
+		change(&other)
+		x := openSpool(t, cache, other)
+		if x.dir != s.dir { // also if the files came there
+			for _, name := range []string{seg.Name(spoolSize), seg.Name(spoolSize) + sumSuffix} {
+				if err := os.Link(s.path(name), x.path(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if take(t, x, seg) != 0 {
+			t.Errorf("another %s is served", what)
+		}
+		put(t, s, seg)
+	}
+	if take(t, s, seg) != 7 || take(t, s, seg) != 0 {
+		t.Error("not served, or twice")
+	}
+	put(t, s, seg)
+	if _, err := s.Take(seg.Name(spoolSize), filepath.Join(t.TempDir(), "no", "such")); err == nil {
+		t.Error("a path that cannot be written to")
+	}
+	gone := o
+	gone.PGData = filepath.Join(o.PGData, "gone")
+	if _, err := OpenSpool(cache, gone); err == nil {
+		t.Error("a spool of no data directory")
+	}
+	if _, err := OpenSpool("", o); err == nil {
+		t.Error("a spool without a cache")
+	}
+}
+
+func TestWhatRecoveryWillNotAskForIsRemoved(t *testing.T) {
+	s := openSpool(t, t.TempDir(), spoolOptions(t))
+	if s.Wanted() != nil {
+		t.Error("wanted before anybody asked")
+	}
+	put(t, s, segmentOf(1, 6), segmentOf(1, 7), segmentOf(1, 8), segmentOf(1, 12), segmentOf(1, 13), segmentOf(2, 8))
+	left := filepath.Join(s.dir, tempPrefix+"left")
+	if err := os.WriteFile(left, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	release, ok := s.Lead()
+	if !ok || !s.Led() {
+		t.Fatal("nobody leads, and I cannot")
+	}
+	if _, ok := s.Lead(); ok {
+		t.Error("two lead")
+	}
+	if err := s.Ask(segmentOf(1, 7)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); err != nil {
+		t.Error("what is being written was removed")
+	}
+	var has []uint64
+	for n := range uint64(20) {
+		if s.Has(segmentOf(1, n).Name(spoolSize)) {
+			has = append(has, n)
+		}
+	}
+	if !slices.Equal(has, []uint64{8, 12}) || s.Has(segmentOf(2, 8).Name(spoolSize)) {
+		t.Errorf("left are %v", has)
+	}
+	if w := s.Wanted(); len(w) != 5 || w[0] != segmentOf(1, 8) || w[4] != segmentOf(1, 12) {
+		t.Errorf("wanted are %v", w)
+	}
+	if !s.Low() {
+		t.Error("one of five is not low")
+	}
+	put(t, s, segmentOf(1, 9), segmentOf(1, 10))
+	if s.Low() {
+		t.Error("three of five is low")
+	}
+	release()
+	if s.Led() {
+		t.Error("led by nobody")
+	}
+	// The timeline that recovery goes over to.
+	if err := s.Ask(segmentOf(2, 8)); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(s.dir)
+	if err != nil || len(files) != 1 || files[0].Name() != askedName {
+		t.Errorf("left are %v, %v", files, err)
+	}
+}
+
+func TestLargeSegmentsAreFewButSome(t *testing.T) {
+	o := spoolOptions(t)
+	o.SegmentSize, o.Bytes = pg.MaxSegmentSize, 128<<20
+	s := openSpool(t, t.TempDir(), o)
+	if err := s.Ask(segmentOf(1, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.Wanted()); n != 3 {
+		t.Errorf("%d segments", n)
+	}
+}
+
+func TestWhoFetchesASegmentIsWaitedFor(t *testing.T) {
+	s := openSpool(t, t.TempDir(), spoolOptions(t))
+	const name = segment
+	if err := s.Wait(t.Context(), name); err != nil {
+		t.Error(err)
+	}
+	release, ok := s.Claim(name)
+	if !ok {
+		t.Fatal("not to be claimed")
+	}
+	if _, ok := s.Claim(name); ok {
+		t.Error("claimed twice")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := s.Wait(ctx, name); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("waited to %v", err)
+	}
+	waited := make(chan error)
+	go func() { waited <- s.Wait(t.Context(), name) }()
+	release()
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+}
