@@ -17,7 +17,7 @@ func (a Archive) Push(ctx context.Context, file string, content []byte, f Facts)
 	if err != nil {
 		return false, err
 	}
-	if n.Kind == Dropped {
+	if !n.Kind.archived() {
 		return false, fmt.Errorf("%w: PostgreSQL archives no %s", ErrInvalid, file)
 	}
 	f.trim()
@@ -72,7 +72,7 @@ func (f *Facts) trim() {
 // A .partial file is only ever returned under its own name: it may end before the segment does.
 func (a Archive) Fetch(ctx context.Context, file string) (*Header, []byte, error) {
 	n, err := ParseName(file)
-	if err == nil && n.Kind == Dropped {
+	if err == nil && !n.Kind.archived() {
 		err = fmt.Errorf("%w: PostgreSQL archives no %s", ErrInvalid, file)
 	}
 	if err != nil {
@@ -81,7 +81,7 @@ func (a Archive) Fetch(ctx context.Context, file string) (*Header, []byte, error
 	return a.fetch(ctx, n)
 }
 
-// fetch is Fetch for notes of gaps too.
+// fetch is Fetch for files that are none of PostgreSQL's too.
 func (a Archive) fetch(ctx context.Context, n Name) (*Header, []byte, error) {
 	head, content, err := a.Objects.GetArchive(ctx, a.Key(n))
 	if err != nil {
@@ -121,6 +121,10 @@ func (a Archive) parse(n Name, head []byte, size int64) (*Header, error) {
 			ErrDamaged, n.File, a.Cluster, a.System, h.Name, h.Cluster, h.System)
 	case (n.Kind == Segment || n.Kind == Partial) && size != int64(h.SegmentSize):
 		return nil, fmt.Errorf("%w: %s has %d bytes, its header says %d", ErrDamaged, n.File, size, h.SegmentSize)
+	case n.Kind == PartKind:
+		if p, _ := parsePartName(n.File); size != p.To-p.From {
+			return nil, fmt.Errorf("%w: %s has %d bytes", ErrDamaged, n.File, size)
+		}
 	}
 	return h, nil
 }

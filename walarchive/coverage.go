@@ -123,6 +123,9 @@ func (c *Coverage) add(key string) {
 // take takes one file of the listing. Files come in order, so a segment nearly always continues the last span; a listing
 // in another order costs time only.
 func (c *Coverage) take(n Name) {
+	if n.Kind == Receivers {
+		return // it says nothing of what is there
+	}
 	t := c.timelines[n.Timeline]
 	if t == nil {
 		t = &timeline{}

@@ -26,12 +26,12 @@ type Header struct {
 	System   pg.SystemID `json:"system_id"`
 	Timeline pg.Timeline `json:"timeline"`
 	Name     string      `json:"name"`             // of the file
-	Inline   []byte      `json:"inline,omitempty"` // the whole content of a history file or a GapNote; nil for other kinds
+	Inline   []byte      `json:"inline,omitempty"` // the whole content of a history file or a note of ours; nil for other kinds
 	Facts
 }
 
 // inline says whether files of the kind stand in their headers, where every role can read them.
-func (k Kind) inline() bool { return k == History || k == Dropped }
+func (k Kind) inline() bool { return k == History || k == Dropped || k == Receivers }
 
 // Facts are what the side that pushes found in a file. The zero value says that nothing is known.
 type Facts struct {
@@ -113,10 +113,10 @@ func (h *Header) Validate() error {
 			return err
 		}
 		return h.validateNoRecords()
-	case History, Backup:
+	case History, Backup, Receivers:
 		return h.validateNoRecords()
 	}
-	return h.validateRecords()
+	return h.validateRecords(n)
 }
 
 func (h *Header) validateNoRecords() error {
@@ -127,22 +127,29 @@ func (h *Header) validateNoRecords() error {
 	return nil
 }
 
-func (h *Header) validateRecords() error {
+func (h *Header) validateRecords(n Name) error {
 	if h.SegmentSize == 0 {
 		return invalid(h, "no segment size")
 	}
-	seg, err := pg.WALFileSegment(h.Name, h.SegmentSize)
+	seg, err := n.number(h.SegmentSize)
 	if err != nil {
 		return invalid(h, "%v", err)
 	}
 	low, high := seg.Start(h.SegmentSize), seg.End(h.SegmentSize)
+	if n.Kind == PartKind {
+		p, err := parsePartName(h.Name)
+		if err != nil || p.To > int64(h.SegmentSize) {
+			return invalid(h, "a segment has %d bytes", h.SegmentSize)
+		}
+		high = low + pg.LSN(p.To)
+	}
 	switch {
 	case h.FirstCommit.IsZero() != h.LastCommit.IsZero() || h.LastCommit.Before(h.FirstCommit):
 		return invalid(h, "commit times %s to %s", h.FirstCommit, h.LastCommit)
 	case (h.MinXID == 0) != (h.MaxXID == 0):
 		return invalid(h, "transaction IDs %d to %d", h.MinXID, h.MaxXID)
 	case h.End != 0 && (h.End < low || h.End > high):
-		return invalid(h, "records end at %s, outside the segment", h.End)
+		return invalid(h, "records end at %s, outside of what is there", h.End)
 	case len(h.RestorePoints) > maxRestorePoints:
 		return invalid(h, "%d restore points, at most %d", len(h.RestorePoints), maxRestorePoints)
 	}

@@ -44,6 +44,20 @@ func goldenHeaders() map[string]*Header {
 			Kind: Backup, Cluster: "main", System: 1, Timeline: 1, Name: "000000010000000000000001.00000028.backup",
 			Facts: Facts{SegmentSize: size},
 		},
+		"header-part.golden": {
+			Kind: PartKind, Cluster: "main", System: 7300000000000000001, Timeline: 0xB,
+			Name: segment.Name(size) + ".part/00a40000-00abe000-20261121T183000Z-0123456789abcdef",
+			Facts: Facts{
+				SegmentSize: size, Major: 15,
+				FirstCommit: time.Date(2026, 5, 1, 12, 0, 0, 123456000, time.UTC),
+				LastCommit:  time.Date(2026, 5, 1, 12, 0, 59, 1000, time.UTC),
+				MinXID:      4294967290, MaxXID: 17, End: segment.Start(size) + 0xABCDE8, Unsure: true,
+			},
+		},
+		"header-receivers.golden": {
+			Kind: Receivers, Cluster: "main", System: 1, Name: "receive",
+			Inline: []byte(`{"version":1,"since":"2026-11-21T18:30:00Z","nonce":"0123456789abcdef"}`),
+		},
 		"header-history.golden": {
 			Kind: History, Cluster: "main", System: 1, Timeline: 2, Name: "00000002.history",
 			Inline: []byte("1\t0/3000000\tno recovery target specified\n"),

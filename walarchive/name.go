@@ -18,7 +18,14 @@ const (
 	History Kind = 4 // <timeline>.history
 	// Dropped is no file of PostgreSQL but a note of ours: <first segment>-<last segment>.gap, segments that were given up. See GapNote.
 	Dropped Kind = 5
+	// PartKind is none either, but a piece of a segment that its server has not finished: <segment>.part/<from>-<to>-<receiver>. See Part.
+	PartKind Kind = 6
+	// Receivers is the one note that says that parts may exist. See Archive.AnnounceReceiver.
+	Receivers Kind = 7
 )
+
+// archived says whether PostgreSQL archives files of the kind.
+func (k Kind) archived() bool { return k >= Segment && k <= History }
 
 // String names the kind.
 func (k Kind) String() string {
@@ -33,6 +40,10 @@ func (k Kind) String() string {
 		return "history"
 	case Dropped:
 		return "gap"
+	case PartKind:
+		return "part"
+	case Receivers:
+		return "receivers"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -47,14 +58,40 @@ type Name struct {
 	File     string // as PostgreSQL calls it
 }
 
-// ParseName takes apart the name of any file that PostgreSQL archives, and that of a GapNote. ErrInvalid: there is no file of that name.
+// segment is the name of the segment that a file is or belongs to, the first one of a GapNote; "" of other kinds.
+func (n Name) segment() string {
+	if n.Kind == History || n.Kind == Receivers {
+		return ""
+	}
+	return n.File[:24]
+}
+
+// number is the segment that a file is or belongs to where segments have that size.
+func (n Name) number(size pg.SegmentSize) (pg.Segment, error) {
+	return pg.ParseSegment(n.segment(), size)
+}
+
+// ParseName takes apart the name of any file that PostgreSQL archives, and those of a GapNote, a Part and the note of receivers. ErrInvalid:
+// there is no file of that name.
 func ParseName(file string) (Name, error) {
-	if first, _, ok := cutGapName(file); ok {
+	if file == receiversFile {
+		return Name{Kind: Receivers, File: file}, nil
+	}
+	first, _, ok := cutGapName(file)
+	kindOfOurs := Dropped
+	if strings.Contains(file, partSuffix) {
+		p, err := parsePartName(file)
+		if err != nil {
+			return Name{}, err
+		}
+		first, kindOfOurs, ok = p.Segment, PartKind, true
+	}
+	if ok {
 		tli, err := pg.WALFileTimeline(first)
 		if err != nil {
 			return Name{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
-		return Name{Kind: Dropped, Timeline: tli, File: file}, nil
+		return Name{Kind: kindOfOurs, Timeline: tli, File: file}, nil
 	}
 	kind, err := pg.ClassifyWALFile(file)
 	if err != nil {
@@ -84,9 +121,9 @@ func (a Archive) prefix() string {
 }
 
 // Key returns the object key of a file. A history file stands beside its timeline's directory, so that a probe for a
-// timeline is one Get.
+// timeline is one Get; and so does the note of receivers.
 func (a Archive) Key(n Name) string {
-	if n.Kind == History {
+	if n.Kind == History || n.Kind == Receivers {
 		return a.prefix() + n.File
 	}
 	return a.prefix() + n.Timeline.String() + "/" + n.File
@@ -98,8 +135,8 @@ func ParseKey(key string) (cluster string, system pg.SystemID, n Name, err error
 		return "", 0, Name{}, fmt.Errorf("%w: object key %q", ErrInvalid, key)
 	}
 	rest, ok := strings.CutPrefix(key, Prefix)
-	parts := strings.Split(rest, "/")
-	if !ok || len(parts) < 3 || len(parts) > 4 || parts[0] == "" {
+	parts := strings.SplitN(rest, "/", 4)
+	if !ok || len(parts) < 3 || parts[0] == "" {
 		return bad()
 	}
 	system, err = pg.ParseSystemID(parts[1])

@@ -18,7 +18,7 @@ type keyReader struct {
 // read is ParseKey. false: no WAL object is called so.
 func (r *keyReader) read(key string) (place, Name, bool) {
 	if file, ok := strings.CutPrefix(key, r.dir); ok && r.dir != "" {
-		if n, err := ParseName(file); err == nil && n.Timeline == r.at.timeline && n.Kind != History {
+		if n, err := ParseName(file); err == nil && n.Timeline == r.at.timeline && inTimeline(n) {
 			return r.at, n, true
 		}
 	}
@@ -27,11 +27,14 @@ func (r *keyReader) read(key string) (place, Name, bool) {
 		return place{}, Name{}, false
 	}
 	p := place{lineage{cluster, system}, n.Timeline}
-	if n.Kind != History {
+	if inTimeline(n) {
 		r.dir, r.at = key[:len(key)-len(n.File)], p
 	}
 	return p, n, true
 }
+
+// inTimeline says whether a file stands in the directory of its timeline.
+func inTimeline(n Name) bool { return n.Kind != History && n.Kind != Receivers }
 
 // Survey makes coverages of all archives that one listing shows, so that nobody lists a million segments twice. It holds no more than the
 // coverages do, and is not safe for concurrent use.
@@ -73,7 +76,7 @@ func (s *Survey) Add(ctx context.Context, key string, bytes int64) error {
 	}
 	c.Files++
 	c.Bytes += bytes
-	if n.Kind == History || c.SegmentSize != 0 {
+	if !inTimeline(n) || c.SegmentSize != 0 {
 		c.take(n)
 		return nil
 	}
