@@ -11,10 +11,19 @@ import (
 // receiver makes the ID of a receiver.
 func receiver(n int) string { return fmt.Sprintf("20260501T12%02d00Z-%016x", n, n) }
 
-// partOf is what receiver r made of segment n on timeline 1, whose bytes are content(seed).
+// stream is a segment whose bytes differ by their place.
+func stream(seed byte) []byte {
+	b := make([]byte, testSize)
+	for i := range b {
+		b[i] = byte(i) ^ byte(i>>8) ^ byte(i>>16) ^ seed
+	}
+	return b
+}
+
+// partOf is what receiver r made of segment n on timeline 1, whose bytes are stream(seed).
 func partOf(n uint64, r int, from, to int64, seed byte) Part {
 	return Part{
-		Segment: segmentName(1, n), Receiver: receiver(r), From: from, To: to, Content: content(seed)[from:to],
+		Segment: segmentName(1, n), Receiver: receiver(r), From: from, To: to, Content: stream(seed)[from:to],
 		Facts: Facts{SegmentSize: testSize, Major: 15, End: at(n, uint64(to)), FirstCommit: minute(n), LastCommit: minute(n).Add(time.Duration(to) * time.Microsecond)},
 	}
 }
@@ -43,7 +52,7 @@ func TestAPartIsStoredUnderItsSegmentsName(t *testing.T) {
 		t.Errorf("%+v, %v", h, err)
 	}
 	other := p
-	other.Content = content(2)[p.From:p.To]
+	other.Content = stream(2)[p.From:p.To]
 	if err := a.PushPart(t.Context(), other); !errors.Is(err, ErrConflict) {
 		t.Errorf("other bytes under the same name: %v", err)
 	}
