@@ -10,9 +10,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/restore"
 	"github.com/pgtrove/pgtrove/snapshot"
+	"github.com/pgtrove/pgtrove/walarchive"
 )
 
 // restoreOptions are the flags of restore.
@@ -159,6 +161,9 @@ func (a *app) prepareRestore(ctx context.Context, r *repo.Repo, o *restoreOption
 		run.WAL = c.WALFiles()
 		run.FetchWAL = func(ctx context.Context, name string) ([]byte, error) {
 			_, content, err := archive.Fetch(ctx, name)
+			if kind, _ := pg.ClassifyWALFile(name); errors.Is(err, walarchive.ErrNotExist) && kind == pg.KindSegment {
+				_, content, err = archive.FetchParts(ctx, name, a.tellDamagedPart)
+			}
 			return content, err
 		}
 		return run, nil

@@ -28,7 +28,8 @@ func newWALFetchCommand(a *app) *cobra.Command {
   restore_command = 'pgtrove wal fetch %f %p'
 
 PostgreSQL reads exit codes up to 125 as "the archive ends here" and promotes. So the code is 4 only if the repository
-was read and does not hold the file; every other failure is 126, and recovery stops with an error. On a standby
+was read and does not hold the file; every other failure is 126, and recovery stops with an error. Of a segment that is there
+only in part, since ` + "`pgtrove wal receive`" + ` had it from a server that has not finished it, PATH has what there is and zeros. On a standby
 (standby.signal in the working directory) 126 would shut the server down; there the code is 7 and PostgreSQL asks again.
 
 What recovery will ask for next is fetched meanwhile, by a process of its own that ends when --ahead is reached or the archive
@@ -72,10 +73,12 @@ func (f *walFetcher) fetch(ctx context.Context) (err error) {
 // bring brings the file to its path, and sees to it that the next ones are near.
 func (f *walFetcher) bring(ctx context.Context, archive openedArchive) error {
 	var s *walahead.Spool
-	if kind, err := pg.ClassifyWALFile(f.name); err == nil && kind == pg.KindSegment {
+	kind, err := pg.ClassifyWALFile(f.name)
+	segment := err == nil && kind == pg.KindSegment
+	if segment {
 		s = f.spool(archive)
 	}
-	served := false
+	served, partly := false, false
 	if s != nil {
 		var release func()
 		var err error
@@ -85,18 +88,25 @@ func (f *walFetcher) bring(ctx context.Context, archive openedArchive) error {
 		defer release()
 	}
 	if !served {
-		_, content, err := archive.Fetch(ctx, f.name)
+		h, content, err := archive.Fetch(ctx, f.name)
+		if errors.Is(err, walarchive.ErrNotExist) && segment {
+			h, content, err = archive.fetchReceived(ctx, f.name, f.tellDamagedPart)
+		}
 		if err != nil {
 			return err
 		}
 		if err := durable.Replace(f.path, 0o600, content); err != nil {
 			return fmt.Errorf("fetch %s: write %s: %w", f.name, f.path, err)
 		}
-		f.out.detail("fetched %s, %s, to %s", f.name, showBytes(int64(len(content))), f.path)
+		if partly = h.Kind == walarchive.PartKind; partly {
+			f.out.detail("fetched %s, as far as it was received, to %s: records up to %s, and zeros", f.name, f.path, h.End)
+		} else {
+			f.out.detail("fetched %s, %s, to %s", f.name, showBytes(int64(len(content))), f.path)
+		}
 	} else {
 		f.out.detail("fetched %s, which was here before its turn, to %s", f.name, f.path)
 	}
-	if s != nil {
+	if s != nil && !partly { // what comes behind a part is not there yet
 		f.fillBehind(s)
 	}
 	return nil
@@ -105,8 +115,9 @@ func (f *walFetcher) bring(ctx context.Context, archive openedArchive) error {
 // openedArchive is the archive of one cluster in an opened repository.
 type openedArchive struct {
 	walarchive.Archive
-	owner walahead.Owner
-	key   chunk.Key // of the repository, for names and digests
+	owner     walahead.Owner
+	receivers receiversCache
+	key       chunk.Key // of the repository, for names and digests
 	// recycle takes back the content of a fetched file, whose memory the next one may use.
 	recycle func([]byte)
 }
@@ -123,13 +134,14 @@ func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, 
 	if err != nil {
 		return fmt.Errorf("%s: open repository %s: %w", what, name, err)
 	}
-	cache := openedCache{now: time.Now}
+	cache, receivers := openedCache{now: time.Now}, receiversCache{now: time.Now}
 	if dir := a.cacheDir(); place != "" && dir != "" {
-		cache.dir = filepath.Join(dir, "opened")
+		cache.dir, receivers.dir = filepath.Join(dir, "opened"), filepath.Join(dir, "receivers")
 	}
 	var did error
 	err = a.withOpened(ctx, cache, name, place, store, func(r *repo.Repo) error {
-		o := openedArchive{Archive: walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system}, key: r.IDKey(), recycle: r.Recycle}
+		archive := walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system}
+		o := openedArchive{Archive: archive, receivers: receivers, key: r.IDKey(), recycle: r.Recycle}
 		o.owner = walahead.Owner{Place: place, Repository: r.Config().ID, Cluster: o.Cluster, System: system}
 		if place == "" { // a directory
 			o.owner.Place = name
