@@ -28,7 +28,7 @@ func (s Span) Names(size pg.SegmentSize, limit int) []string {
 }
 
 // Coverage is what an archive holds, as of one listing. It does not grow with the number of segments but with the
-// number of gaps between them. It is not changed after Scan, and safe for concurrent use.
+// number of gaps between them, and that of parts of segments that are not there in full. It is not changed after Scan, and safe for concurrent use.
 type Coverage struct {
 	Cluster     string
 	System      pg.SystemID
@@ -45,8 +45,9 @@ type Coverage struct {
 type timeline struct {
 	spans    []Span // ascending, never adjacent
 	partials []string
-	notes    []note // of gaps
-	history  bool   // its history file is there
+	parts    map[uint64][]partName // of segments that are not there in full, by number
+	notes    []note                // of gaps
+	history  bool                  // its history file is there
 }
 
 // Scan lists the archive once and reads the history files. Keys that are no file of this cluster with segments of the
@@ -113,9 +114,9 @@ func (a Archive) history(ctx context.Context, tli pg.Timeline) (pg.History, erro
 	return parsed, err
 }
 
-// add takes one key of the listing.
-func (c *Coverage) add(key string) {
-	if _, _, n, err := ParseKey(key); err == nil {
+// addWhole takes one key of the listing, unless it is a part of a segment.
+func (c *Coverage) addWhole(key string) {
+	if _, _, n, err := ParseKey(key); err == nil && n.Kind != PartKind {
 		c.take(n)
 	}
 }
@@ -143,6 +144,17 @@ func (c *Coverage) take(n Name) {
 	case Segment:
 		if seg, err := pg.ParseSegment(n.File, c.SegmentSize); err == nil {
 			t.insert(n.Timeline, seg.Number)
+		}
+	case PartKind:
+		seg, err := n.number(c.SegmentSize)
+		if _, whole := c.find(n.Timeline, seg.Number); err != nil || whole { // a segment comes in front of its parts
+			return
+		}
+		if p, err := parsePartName(n.File); err == nil && p.To <= int64(c.SegmentSize) {
+			if t.parts == nil {
+				t.parts = map[uint64][]partName{}
+			}
+			t.parts[seg.Number] = append(t.parts[seg.Number], p)
 		}
 	}
 }
@@ -224,7 +236,7 @@ func (c *Coverage) Newest(start pg.Timeline) pg.Timeline {
 	}
 }
 
-// Has says whether the segment is in the archive, in full.
+// Has says whether the segment is in the archive, in full; be it in parts.
 func (c *Coverage) Has(s pg.Segment) bool {
 	_, ok := c.find(s.Timeline, s.Number)
 	return ok
@@ -248,6 +260,7 @@ func (c *Coverage) find(tli pg.Timeline, n uint64) (Span, bool) {
 type Gap struct {
 	Span
 	From, To pg.LSN     // To is the start of the first segment behind the gap
+	Received pg.LSN     // of the first segment parts are there, up to here; 0: none
 	Notes    []*GapNote // what is known of it; none: nobody said why
 }
 
@@ -255,6 +268,9 @@ type Gap struct {
 // timeline that it came from; and what notes give up, wherever it is.
 func (c *Coverage) Gaps(tli pg.Timeline) []Gap {
 	spans, missing := c.Spans(tli), c.noted(tli)
+	if n, ok := c.newestReceived(tli); ok { // which is the end, and no gap
+		spans = append(slices.Clip(spans), Span{Timeline: tli, First: n, Last: n})
+	}
 	add := func(first, last uint64) { missing = append(missing, Span{Timeline: tli, First: first, Last: last}) }
 	if h := c.histories[tli]; len(h) > 1 && len(spans) > 0 {
 		from := h[len(h)-2]
@@ -263,13 +279,21 @@ func (c *Coverage) Gaps(tli pg.Timeline) []Gap {
 		}
 	}
 	for i := 1; i < len(spans); i++ {
-		add(spans[i-1].Last+1, spans[i].First-1)
+		if first, last := spans[i-1].Last+1, spans[i].First-1; first <= last {
+			add(first, last)
+		}
 	}
 	var gaps []Gap
 	for _, s := range joined(missing) {
-		gaps = append(gaps, Gap{Span: s, From: c.startOf(s.First), To: c.startOf(s.Last + 1), Notes: c.Noted(s)})
+		gaps = append(gaps, c.gap(s))
 	}
 	return gaps
+}
+
+func (c *Coverage) gap(s Span) Gap {
+	g := Gap{Span: s, From: c.startOf(s.First), To: c.startOf(s.Last + 1), Notes: c.Noted(s)}
+	g.Received, _ = c.receivedTo(s.Timeline, s.First)
+	return g
 }
 
 // number is the segment that holds the byte at lsn.
@@ -301,7 +325,8 @@ func (c *Coverage) nextSpan(tli pg.Timeline, n uint64) (Span, bool) {
 }
 
 // Missing returns the segments that replay from start to stop needs and the archive lacks, on the way that leads to
-// tli: none means that the stretch is complete. A stop on a segment's boundary needs the segment before.
+// tli: none means that the stretch is complete. A stop on a segment's boundary needs the segment before. Of the last one it takes no
+// more than what comes before the stop.
 func (c *Coverage) Missing(start, stop pg.LSN, tli pg.Timeline) []Span {
 	return c.PathTo(tli).Missing(start, stop)
 }

@@ -17,7 +17,7 @@ func coverageOf(t testing.TB, segments []pg.Segment, histories map[pg.Timeline]s
 	a, _ := newArchive()
 	c := newCoverage(a, testSize)
 	for _, s := range segments {
-		c.add(a.Key(Name{Segment, s.Timeline, s.Name(testSize)}))
+		c.addWhole(a.Key(Name{Segment, s.Timeline, s.Name(testSize)}))
 	}
 	for tli, text := range histories {
 		h, err := pg.ParseHistory(tli, []byte(text))
@@ -202,7 +202,7 @@ func TestMemoryDoesNotGrowWithTheNumberOfSegments(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	for n := range uint64(250_000) {
-		c.add(a.Key(Name{Segment, 1, segmentName(1, n)}))
+		c.addWhole(a.Key(Name{Segment, 1, segmentName(1, n)}))
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)

@@ -217,6 +217,9 @@ func lastOf(spans []Span, n uint64) (last uint64, ok bool) {
 func (c *Coverage) needed(h pg.History, snapshots []Snapshot) []Span {
 	f := family{size: c.SegmentSize, histories: c.histories, unsure: len(c.doubts) > 0}
 	_, begun := c.find(h.Timeline(), beginning(h, c.SegmentSize))
+	if _, ok := c.receivedTo(h.Timeline(), beginning(h, c.SegmentSize)); ok {
+		begun = true
+	}
 	return f.needed(h, snapshots, begun)
 }
 
@@ -230,7 +233,7 @@ func (c *Coverage) NeededGaps(tli pg.Timeline, snapshots []Snapshot) []Gap {
 		for _, w := range want {
 			if first, last := max(g.First, w.First), min(g.Last, w.Last); first <= last {
 				s := Span{Timeline: tli, First: first, Last: last}
-				gaps = append(gaps, Gap{Span: s, From: c.startOf(first), To: c.startOf(last + 1), Notes: c.Noted(s)})
+				gaps = append(gaps, c.gap(s))
 			}
 		}
 	}

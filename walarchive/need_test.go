@@ -44,7 +44,7 @@ func spelt(files []string) string {
 			out = append(out, f)
 			continue
 		}
-		c.add(a.Key(n))
+		c.addWhole(a.Key(n))
 	}
 	var rows []string
 	for _, tli := range c.Timelines() {

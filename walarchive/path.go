@@ -86,9 +86,18 @@ func (p *Path) Segment(n uint64) pg.Segment {
 	return pg.Segment{Timeline: p.history[p.at(n)].Timeline, Number: n}
 }
 
-// RunEnd returns the number of the first segment from n on that is missing: replay that begins in segment n comes to
-// the end of the one before, or nowhere if n itself is missing.
+// RunEnd returns the number of the first segment from n on of which replay that begins in segment n finds nothing: it comes to
+// the end of the one before, or to where that ends if it is there only in part (ReceivedTo), or nowhere if that is n itself.
 func (p *Path) RunEnd(n uint64) uint64 {
+	n = p.wholeEnd(n)
+	if _, ok := p.c.receivedTo(p.history[p.at(n)].Timeline, n); ok {
+		n++
+	}
+	return n
+}
+
+// wholeEnd is the first segment from n on that is not there in full.
+func (p *Path) wholeEnd(n uint64) uint64 {
 	for {
 		i := p.at(n)
 		span, ok := p.c.find(p.history[i].Timeline, n)
@@ -108,12 +117,15 @@ func (p *Path) Missing(start, stop pg.LSN) []Span {
 	var missing []Span
 	n, last := p.bounds(start, stop)
 	for {
-		n = p.RunEnd(n)
+		n = p.wholeEnd(n)
 		if n > last {
 			return missing
 		}
 		i := p.at(n)
 		tli := p.history[i].Timeline
+		if to, ok := p.c.receivedTo(tli, n); ok && n == last && to >= stop {
+			return missing
+		}
 		end := min(last, p.next(i)-1)
 		if after, ok := p.c.nextSpan(tli, n); ok {
 			end = min(end, after.First-1)

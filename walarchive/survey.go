@@ -113,6 +113,7 @@ func (s *Survey) Coverages(ctx context.Context) ([]*Coverage, error) {
 		if c.SegmentSize == 0 {
 			c.settle(pg.DefaultSegmentSize) // it means nothing: no segment is there
 		}
+		c.settleParts()
 		if err := c.readHistories(ctx, s.archive(l)); err != nil {
 			return nil, err
 		}

@@ -82,7 +82,7 @@ func (a Archive) WaitComplete(ctx context.Context, size pg.SegmentSize, start, s
 	}
 }
 
-// missing is what Coverage.Missing says, at the cost of the segments from start to stop.
+// missing is what Coverage.Missing says, at the cost of the segments from start to stop. Parts do not count: the segment is still to come.
 func (a Archive) missing(ctx context.Context, size pg.SegmentSize, start, stop pg.LSN, tli pg.Timeline) ([]Span, error) {
 	c := newCoverage(a, size)
 	h, err := a.history(ctx, tli)
@@ -102,7 +102,7 @@ func (a Archive) missing(ctx context.Context, size pg.SegmentSize, start, stop p
 		prefix := a.prefix() + s.Timeline.String() + "/" + commonPrefix(
 			pg.Segment{Timeline: s.Timeline, Number: from}.Name(size), pg.Segment{Timeline: s.Timeline, Number: to}.Name(size))
 		err := a.Objects.List(ctx, prefix, func(key string, _ int64) error {
-			c.add(key)
+			c.addWhole(key)
 			return nil
 		})
 		if err != nil {

@@ -29,7 +29,7 @@ type Window struct {
 	// FromTime is the end of the snapshot. Where the window begins with its timeline it is the last commit known to
 	// lie before that.
 	FromTime time.Time
-	ToLSN    pg.LSN // the end of the last record
+	ToLSN    pg.LSN // the end of the last record, as far as it was received
 	// ToTime is the last commit's time, never before FromTime. A recovery to a time ends in front of the first commit
 	// that is later, so it needs one: the last commit itself is reached by the end of the archive.
 	ToTime time.Time
@@ -37,7 +37,7 @@ type Window struct {
 	Run Run // what replay reads to come to the window's end
 }
 
-// Run is a row of segments on the path to a timeline, without a gap. End is not part of it.
+// Run is a row of segments on the path to a timeline, without a gap. End is not part of it. The last one may be there only in part.
 type Run struct {
 	Timeline   pg.Timeline
 	First, End uint64
@@ -47,7 +47,7 @@ type Run struct {
 func (p *Path) RunFrom(s Snapshot) (r Run, ok bool) {
 	r = Run{Timeline: p.Timeline(), First: p.c.number(s.StartLSN)}
 	r.End = p.RunEnd(r.First)
-	return r, p.Contains(s) && r.End > r.First && p.c.startOf(r.End) >= s.StopLSN
+	return r, p.Contains(s) && r.End > r.First && p.reach(r) >= s.StopLSN
 }
 
 // keptRun is RunFrom without what still stands behind it and may go at any time.
@@ -64,7 +64,7 @@ func (p *Path) keptRun(s Snapshot, kept []Span) (r Run, ok bool) {
 func (c *Coverage) KeptRun(s Snapshot, tli pg.Timeline, all []Snapshot) (r Run, leads bool) {
 	p := c.PathTo(tli)
 	r, ok := p.keptRun(s, c.needed(p.history, all))
-	return r, ok && r.End >= c.number(p.Begin())
+	return r, ok && c.number(p.reach(r)) >= c.number(p.Begin())
 }
 
 // Windows returns what can be recovered to, by timeline and position, reading a bounded number of headers. It ends in front of a segment whose header cannot be read.
@@ -163,7 +163,7 @@ func (p *Path) leads(ctx context.Context, headers Headers, snapshots []Snapshot)
 		}
 	}
 	return slices.DeleteFunc(all, func(l lead) bool {
-		end := p.c.startOf(l.run.End)
+		end := p.reach(l.run)
 		return l.run.End <= l.run.First || end < l.snapshot.StopLSN || end <= p.Begin()
 	}), nil
 }
@@ -209,7 +209,7 @@ func (p *Path) finish(ctx context.Context, headers Headers, w *Window) error {
 // abort. Each is zero if the run has none, or none was found within some hundred segments.
 func (p *Path) Tail(ctx context.Context, headers Headers, r Run) (end pg.LSN, last time.Time, err error) {
 	for n := r.End; n > r.First && r.End-n < maxWalk; n-- {
-		h, err := headers.Header(ctx, p.Segment(n-1).Name(p.c.SegmentSize))
+		h, err := p.Header(ctx, headers, n-1)
 		if unreadable(err) {
 			return 0, time.Time{}, &brokenSegment{n - 1, err}
 		}
