@@ -157,8 +157,12 @@ func (c *Chooser) candidate(m *snapshot.Manifest, goal TimelineGoal) candidate {
 
 func (c *Chooser) choice(t Target, k candidate, reason string, warnings []string) *Choice {
 	if behind, ok := k.path.Resumes(k.run.End); ok && t.Kind == EndOfArchive {
-		warnings = append(warnings, fmt.Sprintf("the archive has a gap: recovery ends in front of %s, WAL from %s on is not used",
-			k.path.Segment(k.run.End).Name(c.Coverage.SegmentSize), k.path.Segment(behind).Name(c.Coverage.SegmentSize)))
+		where := "in front of " + k.path.Segment(k.run.End).Name(c.Coverage.SegmentSize)
+		if to, ok := k.path.ReceivedTo(k.run); ok {
+			where = fmt.Sprintf("at %s, up to where %s was received", to, k.path.Segment(k.run.End-1).Name(c.Coverage.SegmentSize))
+		}
+		warnings = append(warnings, fmt.Sprintf("the archive has a gap: recovery ends %s, WAL from %s on is not used",
+			where, k.path.Segment(behind).Name(c.Coverage.SegmentSize)))
 	}
 	return &Choice{
 		Snapshot: k.m, Target: t, Timeline: k.path.Timeline(), Path: k.path, Run: k.run, Reason: reason, Warnings: warnings,

@@ -23,11 +23,12 @@ const (
 // walHeaders is an archive of headers without contents.
 type walHeaders struct {
 	headers map[string][]byte
+	sizes   map[string]int // of contents
 	read    int
 }
 
-func (w *walHeaders) PutArchive(_ context.Context, key string, header, _ []byte) (bool, error) {
-	w.headers[key] = header
+func (w *walHeaders) PutArchive(_ context.Context, key string, header, content []byte) (bool, error) {
+	w.headers[key], w.sizes[key] = header, len(content)
 	return false, nil
 }
 
@@ -36,7 +37,7 @@ func (w *walHeaders) ArchiveHeader(_ context.Context, key string) ([]byte, int64
 	if !ok {
 		return nil, 0, fmt.Errorf("%s: %w", key, walarchive.ErrNotExist)
 	}
-	return h, int64(segSize), nil
+	return h, int64(w.sizes[key]), nil
 }
 
 func (w *walHeaders) GetArchive(context.Context, string) ([]byte, []byte, error) {
@@ -65,7 +66,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &walHeaders{headers: map[string][]byte{}}
+	w := &walHeaders{headers: map[string][]byte{}, sizes: map[string]int{}}
 	return &world{
 		t: t, objects: w, archive: walarchive.Archive{Objects: w, Cluster: "main", System: system}, empty: make([]byte, segSize),
 	}
@@ -372,4 +373,53 @@ func TestSnapshotsOfAnotherSystemDoNotCount(t *testing.T) {
 	w.snapshot(1, 4).Server.SystemID++
 	w.chooses(Target{}, nil, "s3")
 	w.chooses(Target{}, w.snapshots[1], "", "no snapshot")
+}
+
+// received stores segment n as far as a receiver had it: up to so many bytes, and minute n+minutes.
+func (w *world) received(tli pg.Timeline, n uint64, to int, minutes float64, change func(*walarchive.Facts)) {
+	w.t.Helper()
+	f := walarchive.Facts{
+		SegmentSize: segSize, Major: 15, FirstCommit: minute(float64(n)), LastCommit: minute(float64(n) + minutes),
+		MinXID: uint32(100 * n), MaxXID: uint32(100*n + 50), End: lsn(n, uint64(to)),
+	}
+	if change != nil {
+		change(&f)
+	}
+	if err := w.archive.PushPart(w.t.Context(), walarchive.Part{
+		Segment: segmentFile(tli, n), Receiver: "20260501T120000Z-0123456789abcdef", To: int64(to), Content: w.empty[:to], Facts: f,
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestTargetsInWhatWasReceivedAreReached(t *testing.T) {
+	w := newWorld(t)
+	w.segments(1, 1, 4)
+	w.received(1, 5, 600_000, 0.6, point("x", lsn(5, 500_000)))
+	w.snapshot(1, 2)
+	w.chooses(Target{}, nil, "s2")
+	w.chooses(atTime(5.5), nil, "s2")
+	w.chooses(atTime(5.6), nil, "", "end of the archive", "last commit at 2026-05-01 00:05:36Z")
+	w.chooses(exclusive(atTime(5.6)), nil, "s2")
+	w.chooses(atLSN(lsn(5, 599_999)), nil, "s2")
+	w.chooses(atLSN(lsn(5, 600_000)), nil, "", "ending at "+lsn(5, 600_000).String())
+	w.chooses(atXID(550), nil, "s2")
+	w.chooses(atXID(551), nil, "", "no sign")
+	w.chooses(atName("x"), nil, "s2", lsn(5, 500_000).String())
+
+	// A snapshot that ends in it has all that it needs.
+	s5 := w.snapshot(1, 5)
+	s5.Server.WALSegmentSize = segSize
+	if c := w.chooses(Target{}, nil, "s5"); c != nil && !slices.Equal(c.WALFiles(), []string{segmentFile(1, 5)}) {
+		t.Errorf("files to start with: %v", c.WALFiles())
+	}
+	s5.Window.StopLSN = lsn(5, 600_001)
+	w.chooses(Target{}, nil, "s2", "s5 was passed over", segmentFile(1, 5))
+	w.chooses(Target{}, s5, "", segmentFile(1, 5))
+
+	// With more behind it, recovery ends in it all the same.
+	w.segments(1, 7, 9)
+	w.chooses(Target{}, nil, "s2", "gap", "recovery ends at "+lsn(5, 600_000).String(), segmentFile(1, 5), segmentFile(1, 7))
+	s5.Window.StopLSN = lsn(5, 500_000)
+	w.chooses(atTime(7.5), nil, "", "gap", "in segment "+segmentFile(1, 5)+", received up to "+lsn(5, 600_000).String(), segmentFile(1, 7))
 }

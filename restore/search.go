@@ -112,8 +112,11 @@ func (s *search) lsn(ctx context.Context, t Target, k candidate) (obstacle, erro
 func (s *search) short(k candidate, what string) obstacle {
 	size := s.c.Coverage.SegmentSize
 	if behind, ok := k.path.Resumes(k.run.End); ok {
-		return obstacle{text: fmt.Sprintf("recovery comes to a gap in the archive, from segment %s up to %s, with %s",
-			k.path.Segment(k.run.End).Name(size), k.path.Segment(behind).Name(size), what)}
+		where := "from segment " + k.path.Segment(k.run.End).Name(size)
+		if to, ok := k.path.ReceivedTo(k.run); ok {
+			where = fmt.Sprintf("in segment %s, received up to %s only,", k.path.Segment(k.run.End-1).Name(size), to)
+		}
+		return obstacle{text: fmt.Sprintf("recovery comes to a gap in the archive, %s up to %s, with %s", where, k.path.Segment(behind).Name(size), what)}
 	}
 	return obstacle{text: fmt.Sprintf("recovery comes to the end of the archive with %s", what)}
 }
@@ -167,7 +170,7 @@ func (s *search) headers(ctx context.Context, p *walarchive.Path, from, to uint6
 		g.SetLimit(headerJobs)
 		for i, n := range numbers {
 			g.Go(func() (err error) {
-				batch[i], err = s.c.Headers.Header(ctx, p.Segment(n).Name(s.c.Coverage.SegmentSize))
+				batch[i], err = p.Header(ctx, s.c.Headers, n)
 				if errors.Is(err, walarchive.ErrDamaged) {
 					damaged[i], err = err, nil
 				}
