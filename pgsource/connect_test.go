@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/pgsource"
 	"github.com/pgtrove/pgtrove/test/pgtest"
 )
@@ -84,20 +83,21 @@ func switchesWithGrant(t *testing.T, s *pgtest.Server, dsn string) {
 		t.Fatal(err)
 	}
 	defer c.Close(t.Context())
-	_, err = c.SwitchWAL(t.Context())
+	_, err = c.ForceSegment(t.Context())
 	var lacks *pgsource.PrivilegeError
 	if !errors.As(err, &lacks) || len(lacks.Missing) != 1 {
 		t.Fatalf("switch without grant: %v", err)
 	}
 	s.Exec(t, lacks.Missing[0])
-	s.Exec(t, "SELECT txid_current()")
-	lsn, err := c.SwitchWAL(t.Context())
+	first, err := c.ForceSegment(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	size := c.Info().Layout.WALSegmentSize
-	if data, err := c.WALSegment(t.Context(), pg.SegmentBefore(1, lsn, size)); err != nil || len(data) != int(size) {
+	if data, err := c.WALSegment(t.Context(), first); err != nil || len(data) != int(c.Info().Layout.WALSegmentSize) {
 		t.Errorf("segment after the switch: %d bytes, %v", len(data), err)
+	}
+	if second, err := c.ForceSegment(t.Context()); err != nil || second != first.Next() { // though nobody wrote anything
+		t.Errorf("%v after %v: %v", second, first, err)
 	}
 }
 

@@ -87,7 +87,7 @@ func TestSegmentOfAStandbyMayBeIncomplete(t *testing.T) {
 	if _, err := c.WALSegment(t.Context(), last); !errors.Is(err, pgsource.ErrSegmentIncomplete) {
 		t.Error(err)
 	}
-	if _, err := c.SwitchWAL(t.Context()); !errors.Is(err, pgsource.ErrInRecovery) {
+	if _, err := c.ForceSegment(t.Context()); !errors.Is(err, pgsource.ErrInRecovery) {
 		t.Error(err)
 	}
 }

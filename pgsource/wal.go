@@ -81,7 +81,7 @@ func (c *Cluster) segmentComplete(ctx context.Context, seg pg.Segment) (bool, er
 const segmentPause = 200 * time.Millisecond
 
 // WaitSegment waits until a segment is complete, or ctx ends. On a primary that does nothing this can take forever, unless
-// archive_timeout or SwitchWAL ends the segment; a standby depends on its primary for either.
+// archive_timeout or ForceSegment ends the segment; a standby depends on its primary for either.
 //
 // Errors: ErrConnectionLost, ctx's.
 func (c *Cluster) WaitSegment(ctx context.Context, seg pg.Segment) error {
@@ -98,28 +98,6 @@ func (c *Cluster) WaitSegment(ctx context.Context, seg pg.Segment) error {
 	}
 }
 
-// SwitchWAL makes a primary end its current segment, and returns the end of what was written to it. After Stop on a primary it is
-// not needed. It does nothing when nothing was written since the last switch.
-//
-// Errors: ErrInRecovery, *PrivilegeError (nothing else here needs that grant), ErrConnectionLost.
-func (c *Cluster) SwitchWAL(ctx context.Context) (pg.LSN, error) {
-	var standby bool
-	if err := c.row(ctx, "SELECT pg_is_in_recovery()", nil, &standby); err != nil {
-		return 0, fmt.Errorf("switch WAL segment: %w", err)
-	}
-	if standby {
-		return 0, fmt.Errorf("switch WAL segment: %w", ErrInRecovery)
-	}
-	_, missing, err := c.missing(ctx, []string{"pg_switch_wal()"})
-	if err == nil {
-		err = c.privilegeError(ctx, missing)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("switch WAL segment: %w", err)
-	}
-	return c.position(ctx, "SELECT pg_switch_wal()::text")
-}
-
 // HistoryFile reads the history of a timeline from pg_wal. Errors: fs.ErrNotExist, as for timeline 1, which has none.
 func (c *Cluster) HistoryFile(tli pg.Timeline) ([]byte, error) {
 	data, err := os.ReadFile(filepath.Join(c.root, "pg_wal", tli.String()+".history"))
@@ -127,33 +105,4 @@ func (c *Cluster) HistoryFile(tli pg.Timeline) ([]byte, error) {
 		return nil, fmt.Errorf("read history of timeline %s: %w", tli, err)
 	}
 	return data, nil
-}
-
-// ArchiverStatus is what the server's archiver did so far (pg_stat_archiver). Names are "" and times zero where there was nothing.
-type ArchiverStatus struct {
-	Archived     int64
-	LastArchived string // name of a WAL file
-	LastTime     time.Time
-	Failed       int64
-	LastFailed   string
-	FailedTime   time.Time
-}
-
-// ArchiverStatus asks for the state of the archiver, for messages. Errors: ErrConnectionLost.
-func (c *Cluster) ArchiverStatus(ctx context.Context) (ArchiverStatus, error) {
-	var a ArchiverStatus
-	var last, failed *time.Time
-	err := c.row(ctx, "SELECT archived_count, coalesce(last_archived_wal, ''), last_archived_time, "+
-		"failed_count, coalesce(last_failed_wal, ''), last_failed_time FROM pg_stat_archiver", nil,
-		&a.Archived, &a.LastArchived, &last, &a.Failed, &a.LastFailed, &failed)
-	if err != nil {
-		return ArchiverStatus{}, fmt.Errorf("read state of the archiver: %w", err)
-	}
-	if last != nil {
-		a.LastTime = last.UTC()
-	}
-	if failed != nil {
-		a.FailedTime = failed.UTC()
-	}
-	return a, nil
 }

@@ -51,17 +51,3 @@ func TestSegments(t *testing.T) {
 		}
 	})
 }
-
-func TestArchiverStatus(t *testing.T) {
-	s := running(t, "15", pgtest.Options{Conf: map[string]string{"archive_mode": "on", "archive_command": "true"}})
-	c := connect(t, s)
-	if a, err := c.ArchiverStatus(t.Context()); err != nil || a != (pgsource.ArchiverStatus{}) {
-		t.Errorf("%+v, %v", a, err)
-	}
-	name := s.SwitchWAL(t)
-	s.WaitArchived(t, name)
-	a, err := c.ArchiverStatus(t.Context())
-	if err != nil || a.LastArchived != name || a.Archived != 1 || a.Failed != 0 || time.Since(a.LastTime) > time.Minute || !a.FailedTime.IsZero() {
-		t.Errorf("%+v, %v", a, err)
-	}
-}
