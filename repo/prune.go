@@ -133,11 +133,12 @@ func (e *TooMuchError) Error() string {
 }
 
 // tooMuch returns a *TooMuchError if the run would. WAL alone has no such limit: who keeps one snapshot and the WAL behind it replaces most of it each time.
+// Files that others have replaced count for nothing: of an idle server there may be more bytes of these than of all else.
 func (p *pruner) tooMuch() error {
 	s := p.report
-	wal := WALAmount(s.WALSwept)
-	all := Amount{s.Swept.Packs + wal.Packs, s.Swept.Bytes + wal.Bytes}
-	of := Amount{s.Stored.Packs + s.WALStored.Packs, s.Stored.Bytes + s.WALStored.Bytes}
+	wal, not := WALAmount(s.WALSwept), p.replaced
+	all := Amount{s.Swept.Packs + wal.Packs - not.swept.Packs, s.Swept.Bytes + wal.Bytes - not.swept.Bytes}
+	of := Amount{s.Stored.Packs + s.WALStored.Packs - not.stored.Packs, s.Stored.Bytes + s.WALStored.Bytes - not.stored.Bytes}
 	exceeds := func(part, whole Amount) bool { return float64(part.Bytes) > p.o.MaxDelete*float64(whole.Bytes) }
 	switch {
 	case exceeds(s.Swept, s.Stored):
@@ -182,6 +183,7 @@ type pruner struct {
 	live     *index.Set
 	needed   *index.Set // by what leaves
 	survey   *survey
+	replaced struct{ stored, swept Amount } // WAL files: WALReplaced
 }
 
 // Prune removes what no snapshot needs (P0 to P8 of docs/protocol.md). Any number may run at once, beside any number of writers, on any

@@ -29,6 +29,7 @@ const (
 	WALParting                 // by snapshots that leave only
 	WALUnneeded                // by none of its cluster
 	WALUnclaimed               // its cluster has no snapshots; what was condemned when the last one left goes all the same
+	WALReplaced                // by none, since another file holds all that is in it
 )
 
 // WALJudge says what the archived file under key is for, and whether it follows the file before: so that none can be archived yet that
@@ -136,8 +137,16 @@ func (p *pruner) planWAL(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		replaced := use == WALReplaced
+		if replaced {
+			use = WALUnneeded
+			p.replaced.stored.add(i.Size)
+		}
 		was := marked.has(i.Key)
 		goes := was && (use == WALUnneeded || use == WALUnclaimed)
+		if replaced && goes {
+			p.replaced.swept.add(i.Size)
+		}
 		sweep.add(i, goes, follows)
 		condemned.add(i, !goes && (use == WALUnneeded || use == WALParting || begun.has(i.Key)), follows)
 		return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/pgtrove/pgtrove/internal/pg"
 )
@@ -23,6 +24,8 @@ const (
 	Unneeded
 	// Unclaimed files are of a cluster and system that no snapshot belongs to. Whether one did they do not tell.
 	Unclaimed
+	// Replaced are the parts of a segment that is there in full. Nobody needs them, whatever snapshots there are.
+	Replaced
 )
 
 // Judge tells of each file in the archives of a repository what it is for. It holds no more than the snapshots and one timeline at
@@ -37,6 +40,8 @@ type Judge struct {
 	// Of the keys before: a timeline's history file stands right in front of the timeline's files.
 	at      place
 	segment uint64 // of the last key in at
+	whole   string // what the keys of the parts of the last full segment begin with
+	apart   bool   // the last key was a part of it, which goes, and what else belongs to the segment may stay
 	stay    []Span
 	leave   []Span
 	history place // whose history file was the last
@@ -89,27 +94,47 @@ func (j *Judge) Doubts() []error { return j.doubts }
 
 // Use says what the file under key is for, and whether it follows the file before: no segment stands between them that is not archived yet. Of
 // unclaimed files that means nothing. Keys must come in ascending order. It fails only where the storage does.
+//
+// In that order there stand in a row: a segment, notes of gaps that begin with it, its backup files, its parts, and its .partial.
 func (j *Judge) Use(ctx context.Context, key string) (use Use, follows bool, err error) {
 	p, n, ok := j.keys.read(key)
 	if !ok {
 		return Needed, false, nil // no file of an archive
 	}
-	if n.Kind == History {
+	switch n.Kind {
+	case History:
 		j.history = p
 		return Needed, false, nil
+	case Receivers:
+		return Needed, false, nil
+	case Segment:
+		j.whole = key + partSuffix
 	}
+	replaced := n.Kind == PartKind && strings.HasPrefix(key, j.whole) && j.whole != ""
 	c := j.claims[p.lineage]
 	switch {
 	case j.spared[p.cluster]:
 		return Needed, false, nil
 	case c == nil:
-		return Unclaimed, true, nil
+		follows, j.apart = replaced || !j.apart, replaced
+		if replaced {
+			return Replaced, follows, nil
+		}
+		return Unclaimed, follows, nil
 	case c.unsure:
 		return Needed, false, nil
 	}
-	segment, err := pg.WALFileSegment(n.File, c.size)
+	segment, err := n.number(c.size)
 	if err != nil {
 		return Needed, false, nil // of another size
+	}
+	last := segment.Number // that the file concerns
+	if n.Kind == Dropped {
+		span, err := gapSpan(n.File, c.size)
+		if err != nil {
+			return Needed, false, nil
+		}
+		last = span.Last
 	}
 	if j.at != p {
 		if err := j.turn(ctx, p, c, segment.Number); err != nil {
@@ -117,15 +142,32 @@ func (j *Judge) Use(ctx context.Context, key string) (use Use, follows bool, err
 		}
 		follows = true
 	}
-	follows = follows || segment.Number <= j.segment+1
+	// What belongs to a segment comes behind it: where such a file is the first, the segment is not archived yet and would stand in between.
+	follows = follows || segment.Number <= j.segment || segment.Number == j.segment+1 && n.Kind == Segment && !j.apart
 	j.segment = segment.Number
-	if _, ok := lastOf(j.stay, segment.Number); ok {
-		return Needed, follows, nil
+	use = j.need(segment.Number, last)
+	j.apart = replaced && use != Unneeded
+	if replaced {
+		use = Replaced
 	}
-	if _, ok := lastOf(j.leave, segment.Number); ok {
-		return Parting, follows, nil
+	return use, follows, nil
+}
+
+// need says who needs any of the segments of the timeline.
+func (j *Judge) need(first, last uint64) Use {
+	switch {
+	case anyIn(j.stay, first, last):
+		return Needed
+	case anyIn(j.leave, first, last):
+		return Parting
 	}
-	return Unneeded, follows, nil
+	return Unneeded
+}
+
+// anyIn says whether any of the segments from first to last is in one of the spans, which are ascending.
+func anyIn(spans []Span, first, last uint64) bool {
+	i, _ := slices.BinarySearchFunc(spans, first, func(s Span, n uint64) int { return cmp.Compare(s.Last, n) })
+	return i < len(spans) && spans[i].First <= last
 }
 
 // turn looks at the next timeline, of which the first segment that is there is known.

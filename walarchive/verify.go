@@ -17,7 +17,7 @@ type Check struct {
 }
 
 // Verify reads every WAL object of the archive, or those that are chosen, and makes sure that it is the file that its name says, every byte of it.
-// Objects that are damaged, or vanish meanwhile, are reported; any other error ends the work.
+// Objects that are damaged, or vanish meanwhile, are reported, but for parts that vanish; any other error ends the work.
 func (a Archive) Verify(ctx context.Context, c Check) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(c.Jobs, 1) + 1)
@@ -57,5 +57,8 @@ func (a Archive) verify(ctx context.Context, key string) error {
 		return err
 	}
 	_, _, err = a.fetch(ctx, n)
+	if n.Kind == PartKind && errors.Is(err, ErrNotExist) {
+		return nil // parts go once their segment is there
+	}
 	return err
 }

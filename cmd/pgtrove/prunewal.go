@@ -40,6 +40,8 @@ func repoUse(use walarchive.Use) repo.WALUse {
 		return repo.WALUnneeded
 	case walarchive.Unclaimed:
 		return repo.WALUnclaimed
+	case walarchive.Replaced:
+		return repo.WALReplaced
 	}
 	return repo.WALNeeded
 }
@@ -99,8 +101,13 @@ func walRows(rows []repo.WALRange, deleted bool) []walPrunedRows {
 	return out
 }
 
-// fileOf is PostgreSQL's name of the file under key.
-func fileOf(key string) string { return key[strings.LastIndexByte(key, '/')+1:] }
+// fileOf is the name of the file under key.
+func fileOf(key string) string {
+	if _, _, n, err := walarchive.ParseKey(key); err == nil {
+		return n.File
+	}
+	return key[strings.LastIndexByte(key, '/')+1:]
+}
 
 // shownRows is how many rows of files people are told of; --json lists them all.
 const shownRows = 10
