@@ -268,8 +268,8 @@ type Gap struct {
 // timeline that it came from; and what notes give up, wherever it is.
 func (c *Coverage) Gaps(tli pg.Timeline) []Gap {
 	spans, missing := c.Spans(tli), c.noted(tli)
-	if n, ok := c.newestReceived(tli); ok { // which is the end, and no gap
-		spans = append(slices.Clip(spans), Span{Timeline: tli, First: n, Last: n})
+	if r, ok := c.NewestReceived(tli); ok { // which is the end, and no gap
+		spans = append(slices.Clip(spans), Span{Timeline: tli, First: r.Number, Last: r.Number})
 	}
 	add := func(first, last uint64) { missing = append(missing, Span{Timeline: tli, First: first, Last: last}) }
 	if h := c.histories[tli]; len(h) > 1 && len(spans) > 0 {

@@ -58,17 +58,26 @@ type Name struct {
 	File     string // as PostgreSQL calls it
 }
 
-// segment is the name of the segment that a file is or belongs to, the first one of a GapNote; "" of other kinds.
-func (n Name) segment() string {
+// OfSegment is the name of the segment that a file is or belongs to, the first one of a GapNote; "" of other kinds.
+func (n Name) OfSegment() string {
 	if n.Kind == History || n.Kind == Receivers {
 		return ""
 	}
 	return n.File[:24]
 }
 
+// Span says which bytes of its segment a part has; 0 and 0 of other kinds.
+func (n Name) Span() (from, to int64) {
+	p, err := parsePartName(n.File)
+	if n.Kind != PartKind || err != nil {
+		return 0, 0
+	}
+	return p.From, p.To
+}
+
 // number is the segment that a file is or belongs to where segments have that size.
 func (n Name) number(size pg.SegmentSize) (pg.Segment, error) {
-	return pg.ParseSegment(n.segment(), size)
+	return pg.ParseSegment(n.OfSegment(), size)
 }
 
 // ParseName takes apart the name of any file that PostgreSQL archives, and those of a GapNote, a Part and the note of receivers. ErrInvalid:

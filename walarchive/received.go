@@ -58,14 +58,20 @@ func (c *Coverage) receivedTo(tli pg.Timeline, n uint64) (to pg.LSN, ok bool) {
 	return c.startOf(n) + pg.LSN(coversOf(t.parts[n])[0].reach()), true
 }
 
-// newestReceived is the last segment of the timeline that is there only in part, if nothing of the timeline stands behind it.
-func (c *Coverage) newestReceived(tli pg.Timeline) (n uint64, ok bool) {
+// HasItself says whether the segment is in the archive as one object, and not only in parts.
+func (c *Coverage) HasItself(s pg.Segment) bool {
+	t := c.timelines[s.Timeline]
+	return c.Has(s) && len(t.parts[s.Number]) == 0
+}
+
+// NewestReceived is the last segment of the timeline if it is there only in part; false: it is not.
+func (c *Coverage) NewestReceived(tli pg.Timeline) (r Received, ok bool) {
 	all, spans := c.Received(tli), c.Spans(tli)
 	if len(all) == 0 {
-		return 0, false
+		return r, false
 	}
-	last := slices.MaxFunc(all, func(a, b Received) int { return cmp.Compare(a.Number, b.Number) })
-	return last.Number, len(spans) == 0 || spans[len(spans)-1].Last < last.Number
+	r = all[len(all)-1]
+	return r, len(spans) == 0 || spans[len(spans)-1].Last < r.Number
 }
 
 // ReceivedTo says up to where the last segment of a run is there; false: in full.

@@ -19,7 +19,8 @@ func newInfoCommand(a *app) *cobra.Command {
 		Short: "Show per cluster what can be recovered",
 		Long: `Show per cluster its snapshots, the space it takes, the windows of time that can really be recovered, and the gaps in
 its WAL. A window begins where a snapshot ends and goes on as long as the archive has every segment, or, of a snapshot that
-keeps only its own moment, ends there. WAL that no snapshot needs is no gap where it is missing.`,
+keeps only its own moment, ends there. WAL that no snapshot needs is no gap where it is missing. What ` + "`pgtrove wal receive`" + ` has
+stored of a segment that its server has not finished is part of a window.`,
 		Args: exactly(),
 		RunE: a.run(func(ctx context.Context, _ []string) error { return a.info(ctx) }),
 	}
@@ -53,6 +54,8 @@ type clusterJSON struct {
 	WALBytes  int64        `json:"wal_bytes"`
 	Windows   []windowJSON `json:"windows"`
 	Gaps      []gapJSON    `json:"gaps"`
+	// Received are segments that are there only in part, at the end of their timelines.
+	Received []receivedJSON `json:"received,omitempty"`
 	// Unusable snapshots lack WAL that they need, and are in no window.
 	Unusable []string `json:"unusable,omitempty"`
 }
@@ -65,23 +68,41 @@ type windowJSON struct {
 	ToTime   jsonTime `json:"to_time"`
 }
 
+// receivedJSON is a segment that wal receive has stored as far as it is written.
+type receivedJSON struct {
+	Timeline uint32 `json:"timeline"`
+	Segment  string `json:"segment"`
+	FromLSN  pg.LSN `json:"from_lsn"` // the segment's start
+	ToLSN    pg.LSN `json:"to_lsn"`
+	Parts    int    `json:"parts"` // objects
+}
+
+func receivedRow(r walarchive.Received, size pg.SegmentSize) receivedJSON {
+	return receivedJSON{uint32(r.Timeline), r.Name(size), r.Start(size), r.To, r.Parts}
+}
+
 type gapJSON struct {
 	Timeline uint32 `json:"timeline"`
 	FromLSN  pg.LSN `json:"from_lsn"`
 	ToLSN    pg.LSN `json:"to_lsn"`
 	Segments uint64 `json:"segments"`
 	First    string `json:"first"`
+	// Received is up to where wal receive had the first segment; no more of it came.
+	Received pg.LSN `json:"received_to,omitempty"`
 	// Recorded says why, where that is known: what wal push --max-backlog gave up.
 	Recorded []*walarchive.GapNote `json:"recorded,omitempty"`
 }
 
 func gapRow(g walarchive.Gap, size pg.SegmentSize) gapJSON {
-	return gapJSON{uint32(g.Timeline), g.From, g.To, g.Segments(), g.Names(size, 1)[0], g.Notes}
+	return gapJSON{uint32(g.Timeline), g.From, g.To, g.Segments(), g.Names(size, 1)[0], g.Received, g.Notes}
 }
 
 func (g gapJSON) String() string {
 	text := fmt.Sprintf("timeline %d, %s to %s, %s from %s on", g.Timeline, g.FromLSN, g.ToLSN,
 		showCount(int64(g.Segments), "segment", "segments"), g.First)
+	if g.Received != 0 {
+		text += fmt.Sprintf(", received up to %s only", g.Received)
+	}
 	for _, n := range g.Recorded {
 		text += "; " + showGapNote(n)
 	}
@@ -202,6 +223,9 @@ func clusterInfo(ctx context.Context, headers walarchive.Headers, coverage *wala
 		for _, g := range coverage.NeededGaps(tli, own) {
 			c.Gaps = append(c.Gaps, gapRow(g, coverage.SegmentSize))
 		}
+		if r, ok := coverage.NewestReceived(tli); ok {
+			c.Received = append(c.Received, receivedRow(r, coverage.SegmentSize))
+		}
 	}
 	return c, newest, nil
 }
@@ -244,6 +268,9 @@ func (a *app) showCluster(c *clusterJSON, newest *snapshot.Manifest) error {
 	}
 	for _, id := range c.Unusable {
 		fmt.Fprintf(&b, "  not recoverable: snapshot %s lacks WAL\n", id)
+	}
+	for _, r := range c.Received {
+		fmt.Fprintf(&b, "  received: timeline %d up to %s, the last segment (%s) in %s\n", r.Timeline, r.ToLSN, r.Segment, showCount(int64(r.Parts), "part", "parts"))
 	}
 	for _, g := range c.Gaps {
 		fmt.Fprintf(&b, "  gap: %s\n", g)

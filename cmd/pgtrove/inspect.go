@@ -314,6 +314,15 @@ type walHeaderJSON struct {
 	RestorePoints []restorePointJSON  `json:"restore_points"`
 	History       string              `json:"history,omitempty"`
 	Gap           *walarchive.GapNote `json:"gap,omitempty"`
+	Part          *walPartJSON        `json:"part,omitempty"`
+	Receivers     json.RawMessage     `json:"receivers,omitempty"` // the note of receivers, as it is
+}
+
+// walPartJSON says which bytes of its segment a part has.
+type walPartJSON struct {
+	Segment string `json:"segment"`
+	From    int64  `json:"from"`
+	To      int64  `json:"to"`
 }
 
 type restorePointJSON struct {
@@ -333,6 +342,15 @@ func walHeaderResult(h *walarchive.Header) walHeaderJSON {
 		j.History = string(h.Inline)
 	case walarchive.Dropped:
 		j.Gap, _ = h.Gap() // none, if it is of a later version
+	case walarchive.PartKind:
+		if n, err := walarchive.ParseName(h.Name); err == nil {
+			from, to := n.Span()
+			j.Part = &walPartJSON{n.OfSegment(), from, to}
+		}
+	case walarchive.Receivers:
+		if json.Valid(h.Inline) {
+			j.Receivers = h.Inline
+		}
 	}
 	if h.End != 0 {
 		j.EndLSN = h.End.String()

@@ -214,6 +214,9 @@ func (v *verifyRun) walOfSnapshots(ctx context.Context, c *walarchive.Coverage) 
 			}
 			read[key] = true
 			_, _, err = archive.Fetch(ctx, name.File)
+			if errors.Is(err, walarchive.ErrNotExist) {
+				err = v.partsOfSnapshots(ctx, c, archive, name.File)
+			}
 			switch {
 			case errors.Is(err, walarchive.ErrNotExist): // told before
 			case err != nil && isDamage(err):
@@ -229,23 +232,46 @@ func (v *verifyRun) walOfSnapshots(ctx context.Context, c *walarchive.Coverage) 
 }
 
 // damagedWAL is called from several goroutines. It names the snapshots that need the segment to become consistent, and what of the
-// archive cannot be passed any more.
+// archive cannot be passed any more. Of parts whose segment is there nobody needs anything.
 func (v *verifyRun) damagedWAL(c *walarchive.Coverage, key string, err error) {
 	d := damageJSON{Type: "damage", Object: key, Error: err.Error()}
-	file := key[strings.LastIndexByte(key, '/')+1:]
-	for _, m := range ofArchive(v.snapshots, archiveKey{c.Cluster, c.System}) {
-		for _, s := range c.PathTo(m.Window.StopTimeline).Segments(m.Window.StartLSN, m.Window.StopLSN) {
-			if s.Name(c.SegmentSize) == file {
+	_, _, name, _ := walarchive.ParseKey(key) // it was taken apart before
+	if s, ok := ofSegment(c, name); ok {
+		for _, m := range ofArchive(v.snapshots, archiveKey{c.Cluster, c.System}) {
+			if slices.Contains(c.PathTo(m.Window.StopTimeline).Segments(m.Window.StartLSN, m.Window.StopLSN), s) {
 				d.Snapshots = append(d.Snapshots, m.ID)
 			}
 		}
-	}
-	if s, err := pg.ParseSegment(file, c.SegmentSize); err == nil {
 		d.Breaks = &brokenJSON{uint32(s.Timeline), s.Start(c.SegmentSize), s.End(c.SegmentSize)}
+		if from, to := name.Span(); name.Kind == walarchive.PartKind {
+			d.Breaks.FromLSN, d.Breaks.ToLSN = s.Start(c.SegmentSize)+pg.LSN(from), s.Start(c.SegmentSize)+pg.LSN(to)
+		}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.hasDamage(key) { // the scan may have come across it
 		v.damage = append(v.damage, d)
 	}
+}
+
+// ofSegment is the segment that recovery reads the file for, if it does.
+func ofSegment(c *walarchive.Coverage, name walarchive.Name) (s pg.Segment, ok bool) {
+	if name.Kind != walarchive.Segment && name.Kind != walarchive.PartKind {
+		return s, false
+	}
+	s, err := pg.ParseSegment(name.OfSegment(), c.SegmentSize)
+	return s, err == nil && (name.Kind == walarchive.Segment || !c.HasItself(s))
+}
+
+// partsOfSnapshots reads the parts of a segment that is not there in full.
+func (v *verifyRun) partsOfSnapshots(ctx context.Context, c *walarchive.Coverage, archive walarchive.Archive, segment string) error {
+	_, _, err := archive.FetchParts(ctx, segment, func(file string, err error) {
+		if name, parseErr := walarchive.ParseName(file); parseErr == nil {
+			v.damagedWAL(c, archive.Key(name), err)
+		}
+	})
+	if errors.Is(err, walarchive.ErrDamaged) {
+		return nil // which was told
+	}
+	return err
 }

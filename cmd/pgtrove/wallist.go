@@ -18,9 +18,10 @@ func newWALListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the archived WAL in rows without gaps",
-		Long:  "List the archived WAL of a cluster (--cluster, default main), each row a stretch of segments without a gap, and the gaps.",
-		Args:  exactly(),
-		RunE:  a.run(func(ctx context.Context, _ []string) error { return a.walList(ctx) }),
+		Long: "List the archived WAL of a cluster (--cluster, default main), each row a stretch of segments without a gap, and the gaps. A segment that " +
+			"is there only in part, from `pgtrove wal receive`, has a row of its own, which says up to where.",
+		Args: exactly(),
+		RunE: a.run(func(ctx context.Context, _ []string) error { return a.walList(ctx) }),
 	}
 }
 
@@ -34,6 +35,14 @@ type walSpanJSON struct {
 	Segments uint64 `json:"segments"`
 	FromLSN  pg.LSN `json:"from_lsn"`
 	ToLSN    pg.LSN `json:"to_lsn"` // where the segment after the last begins
+}
+
+// walReceivedJSON is a segment that is there only in part.
+type walReceivedJSON struct {
+	Type     string `json:"type"`
+	Cluster  string `json:"cluster"`
+	SystemID string `json:"system_id"`
+	receivedJSON
 }
 
 // walGapJSON is a stretch that is missing.
@@ -53,6 +62,10 @@ func (a *app) walList(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return a.showArchives(archives)
+}
+
+func (a *app) showArchives(archives []*walarchive.Coverage) error {
 	t := newTable("CLUSTER", "SYSTEM ID", ">TL", "FIRST", "LAST", ">SEGMENTS", "FROM LSN", "TO LSN")
 	var gaps, others []string // others are files that are no whole segments
 	for _, c := range archives {
@@ -65,13 +78,19 @@ func (a *app) walList(ctx context.Context) error {
 			for _, row := range rows {
 				t.add(row.Cluster, row.SystemID, fmt.Sprint(row.Timeline), row.First, row.Last, fmt.Sprint(row.Segments), row.FromLSN.String(), row.ToLSN.String())
 			}
+			var received []walReceivedJSON
+			for _, p := range c.Received(tli) {
+				row := walReceivedJSON{"received", c.Cluster, c.System.String(), receivedRow(p, c.SegmentSize)}
+				received = append(received, row)
+				t.add(row.Cluster, row.SystemID, fmt.Sprint(row.Timeline), row.Segment, "(received in part)", "", row.FromLSN.String(), row.ToLSN.String())
+			}
 			for _, g := range missing {
 				gaps = append(gaps, fmt.Sprintf("gap: cluster %s, system %s, %s\n", c.Cluster, g.SystemID, g.gapJSON))
 			}
 			if !a.settings.JSON {
 				continue
 			}
-			if err := errors.Join(eachObject(a.out, rows), eachObject(a.out, missing)); err != nil {
+			if err := errors.Join(eachObject(a.out, rows), eachObject(a.out, received), eachObject(a.out, missing)); err != nil {
 				return err
 			}
 		}
