@@ -46,7 +46,12 @@ const (
 	walBackup  = 3
 	walHistory = 4
 	walGap     = 5
+	walPart    = 6
+	walReceive = 7
 )
+
+// hasInline says whether the header of a kind has the whole content.
+func hasInline(kind byte) bool { return kind == walHistory || kind == walGap || kind == walReceive }
 
 func (c *cursor) time() (t Time) {
 	switch known := c.u8(); known {
@@ -84,13 +89,13 @@ func parseWALHeader(plain []byte) (*WALHeader, error) {
 
 func (h *WALHeader) check(c *cursor) {
 	kind, timeline := fileKind(h.File)
-	isSegment := kind == walSegment || kind == walPartial
+	isSegment := kind == walSegment || kind == walPartial || kind == walPart
 	switch size := h.SegmentSize; {
 	case kind == 0 || kind != h.Kind:
 		c.fail("kind %d of the file %q", h.Kind, h.File)
 	case timeline != h.Timeline:
 		c.fail("timeline %d of the file %q", h.Timeline, h.File)
-	case (h.Kind == walHistory || h.Kind == walGap) != (len(h.Inline) > 0):
+	case hasInline(h.Kind) != (len(h.Inline) > 0):
 		c.fail("%d bytes of content in a header of kind %d", len(h.Inline), h.Kind)
 	case (size != 0 || isSegment || kind == walGap) && (size < 1<<20 || size > 1<<30 || bits.OnesCount64(size) != 1):
 		c.fail("segments of %d bytes", size)
@@ -105,22 +110,34 @@ func (h *WALHeader) check(c *cursor) {
 	case isSegment && h.End != 0:
 		log, _ := strconv.ParseUint(h.File[8:16], 16, 32)
 		seg, _ := strconv.ParseUint(h.File[16:24], 16, 32)
-		start := log<<32 + seg*size
-		if h.End < start || h.End-start > size {
+		start, there := log<<32+seg*size, size
+		if p, ok := parsePart(h.File); ok {
+			there = p.to
+		}
+		if h.End < start || h.End-start > there {
 			c.fail("records end at %X of %s", h.End, h.File)
 		}
+	}
+	if p, ok := parsePart(h.File); ok && p.to > h.SegmentSize {
+		c.fail("%s in segments of %d bytes", h.File, h.SegmentSize)
 	}
 }
 
 // fileKind is what the name of a WAL file says; 0 for what is none.
 func fileKind(file string) (kind byte, timeline uint32) {
+	if file == "receive" {
+		return walReceive, 0
+	}
 	first, rest, _ := strings.Cut(file, ".")
+	_, isPart := parsePart(file)
 	isUpper := func(s string, n int) bool {
 		return len(s) == n && strings.Trim(s, "0123456789ABCDEF") == ""
 	}
 	switch {
 	case isUpper(first, 24) && first == file:
 		kind = walSegment
+	case isPart:
+		kind = walPart
 	case isUpper(first, 24) && rest == "partial":
 		kind = walPartial
 	case isUpper(first, 24) && strings.HasSuffix(rest, ".backup") && isUpper(strings.TrimSuffix(rest, ".backup"), 8):
@@ -139,7 +156,7 @@ func fileKind(file string) (kind byte, timeline uint32) {
 	return kind, uint32(tli)
 }
 
-// Gap is section 10.3.
+// Gap is section 10.4.
 type Gap struct {
 	Version     int
 	First, Last string
@@ -167,7 +184,7 @@ func (h *WALHeader) Gap() (*Gap, error) {
 func walName(cluster string, system uint64, file string) string {
 	kind, _ := fileKind(file)
 	dir := path.Join("wal", cluster, strconv.FormatUint(system, 10))
-	if kind == walHistory {
+	if kind == walHistory || kind == walReceive {
 		return path.Join(dir, file)
 	}
 	return path.Join(dir, file[:8], file)
@@ -224,8 +241,11 @@ func (p *Pack) wal() (*WALHeader, []byte, error) {
 		return nil, nil, damaged("%d bytes, not the %d of the header", len(content), length)
 	case (h.Kind == walSegment || h.Kind == walPartial) && length != h.SegmentSize:
 		return nil, nil, damaged("%d bytes in segments of %d", length, h.SegmentSize)
-	case (h.Kind == walHistory || h.Kind == walGap) && string(content) != string(h.Inline):
+	case hasInline(h.Kind) && string(content) != string(h.Inline):
 		return nil, nil, damaged("the header has another content")
+	}
+	if p, ok := parsePart(h.File); ok && length != p.to-p.from {
+		return nil, nil, damaged("%d bytes in %s", length, h.File)
 	}
 	return h, content, nil
 }
