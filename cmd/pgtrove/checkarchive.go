@@ -87,7 +87,6 @@ type walTrip struct {
 	file  string // its name
 	begun time.Time
 	now   pgsource.ArchiverStatus
-	here  bool // the repository has a segment of that name
 }
 
 const (
@@ -184,12 +183,13 @@ func (t *walTrip) look(ctx context.Context) (come, over bool, err error) {
 		return false, false, err
 	}
 	past := t.past()
-	if t.here, err = t.has(ctx, t.file); err != nil {
+	here, err := t.has(ctx, t.file)
+	if err != nil {
 		return false, false, err
 	}
 	standby := t.cluster.Info().InRecovery
 	switch {
-	case t.here && (past || !t.archives || standby && !t.now.Failing()):
+	case here && (past || !t.archives || standby && !t.now.Failing()):
 		return true, false, nil
 	case t.archives && past && !t.receives: // archived elsewhere
 		return false, true, nil
@@ -225,8 +225,7 @@ func (t *walTrip) lookBack(ctx context.Context) error {
 		return nil
 	case t.before.Failing():
 		t.now = t.before
-		t.fails()
-		return nil
+		return t.fails(ctx)
 	case last == "":
 		t.add("archiving", statusAdvice, "", "archive_command is set, but nothing was archived yet")
 		return nil
@@ -255,8 +254,7 @@ func (t *walTrip) explain(ctx context.Context) error {
 		t.elsewhere(t.file)
 		return nil
 	case t.now.Failing() && (t.now.Failed > t.before.Failed || t.cluster.Info().InRecovery):
-		t.fails()
-		return nil
+		return t.fails(ctx)
 	}
 	absent, err := t.cluster.ArchiverAbsent(ctx)
 	if err != nil {
@@ -289,17 +287,22 @@ func (t *walTrip) explain(ctx context.Context) error {
 }
 
 // fails tells of an archive_command that does not succeed.
-func (t *walTrip) fails() {
+func (t *walTrip) fails(ctx context.Context) error {
 	failed := t.now.LastFailed
+	here, err := t.has(ctx, failed)
+	if err != nil && !errors.Is(err, walarchive.ErrInvalid) {
+		return err
+	}
 	hint := "the server's log has what it said"
 	if run := t.runs(failed); run != "" {
 		hint += "; or run it as the server does: " + run
 	}
 	text := fmt.Sprintf("archiving fails: %s, %s ago, by %s", failed, showDuration(time.Since(t.now.FailedTime)), t.how())
-	if t.here && failed == t.file {
-		text += "; the repository has a segment of that name, so another server may archive under the same cluster name"
+	if here {
+		text += "; the repository has a file of that name, so another server may archive under the same cluster name"
 	}
 	t.add("archiving", statusProblem, hint, "%s", text)
+	return nil
 }
 
 // elsewhere tells of a file that the server takes for archived and that is not here.

@@ -118,16 +118,17 @@ func (a *app) walPush(ctx context.Context, path string, o pushOptions) error {
 	return err
 }
 
-// push stores the file, and others ahead.
+// push stores the file, and others ahead. They begin only when the file is durable: where the archive has another server's segment of its name,
+// nothing that follows it on this server may get ahead of that server's.
 func (p *walPusher) push(ctx context.Context, archive openedArchive, content []byte, facts walarchive.Facts) error {
-	ahead := p.beginAhead(ctx, archive)
-	_, err := p.app.push(ctx, archive.Archive, p.name, content, facts)
-	ahead.own(err)
-	if err == nil {
-		p.bringGaps(ctx, archive)
+	if _, err := p.app.push(ctx, archive.Archive, p.name, content, facts); err != nil {
+		return err
 	}
+	ahead := p.beginAhead(ctx, archive)
+	ahead.own(nil)
+	p.bringGaps(ctx, archive)
 	ahead.wait()
-	return err
+	return nil
 }
 
 // judgeSegment makes sure that a segment read from the server is what it should be.
