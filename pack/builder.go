@@ -168,7 +168,8 @@ func (b *Builder) Size() int {
 }
 
 // Finish completes the pack. object is the Builder's memory, until Reset;
-// sum is its SHA-256, from which it gets its name; dir is the caller's. It
+// sum is its SHA-256, from which it gets its name (zero for an Archive, whose
+// name is that of its content); dir is the caller's. It
 // fails with ErrFormat if the directory breaks a rule (a data pack without
 // chunks), and with ErrTooLarge. A Builder is finished once.
 func (b *Builder) Finish() (object []byte, sum [sha256.Size]byte, dir *Directory, err error) {
@@ -196,5 +197,8 @@ func (b *Builder) Finish() (object []byte, sum [sha256.Size]byte, dir *Directory
 	b.buf = append(b.buf, magic...)
 
 	d := b.dir
-	return b.buf, sha256.Sum256(b.buf), &d, nil
+	if d.Kind != Archive {
+		sum = sha256.Sum256(b.buf)
+	}
+	return b.buf, sum, &d, nil
 }

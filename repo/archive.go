@@ -35,13 +35,19 @@ const (
 
 // archiveHeader is what stands in the directory's header of an archive file.
 type archiveHeader struct {
-	mac  chunk.ID // keyed digest of the whole content
-	size uint64   // bytes of the content
-	user []byte   // the caller's header
+	version byte
+	mac     chunk.ID // keyed digest of the blocks' IDs, which are keyed digests themselves; in version 1 of the whole content
+	size    uint64   // bytes of the content
+	user    []byte   // the caller's header
 }
 
+const (
+	archiveOfContent = 1 // every byte is hashed twice, for the block's ID and for the header
+	archiveOfBlocks  = 2
+)
+
 func (h archiveHeader) marshal() []byte {
-	b := append([]byte{1}, h.mac[:]...)
+	b := append([]byte{h.version}, h.mac[:]...)
 	b = binary.AppendUvarint(b, h.size)
 	return append(b, h.user...)
 }
@@ -50,7 +56,7 @@ func parseArchiveHeader(b []byte) (h archiveHeader, err error) {
 	if len(b) < 1+len(h.mac) {
 		return h, fmt.Errorf("%w: archive header", ErrDamaged)
 	}
-	if b[0] != 1 {
+	if h.version = b[0]; h.version != archiveOfContent && h.version != archiveOfBlocks {
 		return h, fmt.Errorf("%w: archive header %d", ErrVersion, b[0])
 	}
 	copy(h.mac[:], b[1:])
@@ -75,8 +81,8 @@ func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byt
 		}
 	}
 	defer r.archivers.Put(w)
-	h := archiveHeader{mac: w.hasher.StreamID(content), size: uint64(len(content)), user: header}
-	object, err := r.buildArchive(ctx, key, h, w, content)
+	h := archiveHeader{version: archiveOfBlocks, size: uint64(len(content)), user: header}
+	object, err := r.buildArchive(ctx, key, &h, w, content)
 	if err != nil {
 		return 0, err
 	}
@@ -94,7 +100,10 @@ func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byt
 		return 0, fmt.Errorf("write %s: %w", key, err)
 	case readErr != nil:
 		return 0, fmt.Errorf("write %s: %w", key, inDispute(err, readErr))
-	case subtle.ConstantTimeCompare(there.mac[:], h.mac[:]) == 1 && there.size == h.size:
+	case there.version == archiveOfContent:
+		h.mac = w.hasher.StreamID(content)
+	}
+	if subtle.ConstantTimeCompare(there.mac[:], h.mac[:]) == 1 && there.size == h.size {
 		return StoredSame, nil
 	}
 	return 0, fmt.Errorf("%s: %w", key, ErrConflict)
@@ -115,19 +124,18 @@ func (r *Repo) newArchiver() (*archiver, error) {
 	return &archiver{hasher: chunk.NewHasher(r.IDKey()), compressor: c}, nil
 }
 
-func (r *Repo) buildArchive(ctx context.Context, key string, h archiveHeader, w *archiver, content []byte) ([]byte, error) {
+// buildArchive makes the object, and completes h.
+func (r *Repo) buildArchive(ctx context.Context, key string, h *archiveHeader, w *archiver, content []byte) ([]byte, error) {
 	sealer, err := r.bundle.WALSealer(r.config.ID, archivePart)
 	if err != nil {
 		return nil, err
 	}
 	b := pack.NewBuilder(pack.Archive, r.meta, r.packAAD(key))
-	if err := b.SetHeader(h.marshal()); err != nil {
-		return nil, err
-	}
 	session, err := b.AddSession(pack.Session{SID: archivePart, Encapsulation: sealer.Encapsulation()})
 	if err != nil {
 		return nil, err
 	}
+	var ids []byte
 	for at := 0; at < len(content); at += archiveBlock {
 		if ctx.Err() != nil { // a segment of 1 GB takes seconds
 			return nil, context.Cause(ctx)
@@ -139,10 +147,17 @@ func (r *Repo) buildArchive(ctx context.Context, key string, h archiveHeader, w 
 			return nil, err
 		}
 		e := pack.Entry{ID: w.hasher.StreamID(block), Encoding: enc, Plain: uint32(len(block)), Session: session}
+		ids = append(ids, e.ID[:]...)
 		w.sealed, e.Nonce = sealer.Seal(w.sealed[:0], w.out, e.ID)
 		if err := b.Add(e, w.sealed, nil); err != nil {
 			return nil, err
 		}
+	}
+	if h.version == archiveOfBlocks {
+		h.mac = w.hasher.StreamID(ids)
+	}
+	if err := b.SetHeader(h.marshal()); err != nil {
+		return nil, err
 	}
 	object, _, _, err := b.Finish()
 	return object, err
@@ -204,14 +219,20 @@ func (r *Repo) GetArchive(ctx context.Context, key string) (header, content []by
 	if content = recycled(&r.contents); uint64(cap(content)) < h.size+64 { // and the room that decompression likes to have
 		content = make([]byte, 0, h.size+64)
 	}
+	var ids []byte
 	for i := range dir.Entries {
 		loc := dir.Location(key, i)
-		content, err = r.OpenChunk(content, loc, object[loc.Offset:loc.End()])
+		content, err = r.OpenChunk(content, loc, object[loc.Offset:loc.End()]) // which compares it with its ID
 		if err != nil {
 			return nil, nil, err
 		}
+		ids = append(ids, loc.ID[:]...)
 	}
-	if uint64(len(content)) != h.size || chunk.NewHasher(r.IDKey()).StreamID(content) != h.mac {
+	digested := ids
+	if h.version == archiveOfContent {
+		digested = content
+	}
+	if uint64(len(content)) != h.size || chunk.NewHasher(r.IDKey()).StreamID(digested) != h.mac {
 		return nil, nil, fmt.Errorf("%w: %s does not match its header", ErrDamaged, key)
 	}
 	return bytes.Clone(h.user), content, nil

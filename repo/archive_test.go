@@ -145,3 +145,38 @@ func TestMemoryThatIsGivenBackIsUsedForOtherContents(t *testing.T) {
 		}
 	}
 }
+
+// TestAnArchiveFileOfTheFirstVersionIsReadAndRecognised: its digest is that of the whole content.
+func TestAnArchiveFileOfTheFirstVersionIsReadAndRecognised(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	content := walLike(2*archiveBlock + 5)
+	for name, digest := range map[string]func(*archiver) []byte{
+		"right": func(*archiver) []byte { return content }, "wrong": func(*archiver) []byte { return content[1:] },
+	} {
+		w, err := r.newArchiver()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := archiveHeader{version: archiveOfContent, mac: w.hasher.StreamID(digest(w)), size: uint64(len(content)), user: []byte("header")}
+		object, err := r.buildArchive(t.Context(), walKey+name, &h, w, content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.store.Put(t.Context(), walKey+name, object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, got, err := r.GetArchive(t.Context(), walKey+"right"); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("content differs or %v", err)
+	}
+	if got, err := r.PutArchive(t.Context(), walKey+"right", nil, content); err != nil || got != StoredSame {
+		t.Errorf("put again: %v, %v", got, err)
+	}
+	if _, _, err := r.GetArchive(t.Context(), walKey+"wrong"); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a header that does not fit is read: %v", err)
+	}
+	if _, err := r.PutArchive(t.Context(), walKey+"wrong", nil, content); !errors.Is(err, ErrConflict) {
+		t.Errorf("other content: %v", err)
+	}
+}

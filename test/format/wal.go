@@ -213,7 +213,10 @@ func (p *Pack) wal() (*WALHeader, []byte, error) {
 		return nil, nil, damaged("no archive of one session")
 	}
 	c := cursor{b: p.Header}
-	c.version("archive header")
+	version := c.u8()
+	if c.err == nil && version != 1 && version != 2 {
+		return nil, nil, fmt.Errorf("%w: archive header of version %d", ErrVersion, version)
+	}
 	digest, length := c.id(), c.uvarint()
 	if c.err != nil {
 		return nil, nil, c.err
@@ -225,19 +228,24 @@ func (p *Pack) wal() (*WALHeader, []byte, error) {
 	if walName(h.Cluster, h.System, h.File) != p.Key {
 		return nil, nil, damaged("it is %s of %s, system %d", h.File, h.Cluster, h.System)
 	}
-	var content []byte
+	var content, ids []byte
 	for i, e := range p.Chunks {
-		if e.Form != 0 || e.Plain > 4<<20 {
+		if e.Form != 0 || e.Plain > 4<<20 || e.Plain < 4<<20 && i < len(p.Chunks)-1 {
 			return nil, nil, damaged("chunk %d: form %d, %d bytes", i, e.Form, e.Plain)
 		}
+		ids = append(ids, e.ID[:]...)
 		plain, err := p.Chunk(i)
 		if err != nil {
 			return nil, nil, err
 		}
 		content = append(content, plain...)
 	}
+	digested := ids
+	if version == 1 {
+		digested = content
+	}
 	switch {
-	case uint64(len(content)) != length || p.bundle.keyed("byte stream ID", content) != digest:
+	case uint64(len(content)) != length || p.bundle.keyed("byte stream ID", digested) != digest:
 		return nil, nil, damaged("%d bytes, not the %d of the header", len(content), length)
 	case (h.Kind == walSegment || h.Kind == walPartial) && length != h.SegmentSize:
 		return nil, nil, damaged("%d bytes in segments of %d", length, h.SegmentSize)
