@@ -23,18 +23,21 @@ import (
 
 // Spool holds segments that recovery of one data directory will ask for next. One process fills it (Lead), the calls of restore_command empty it.
 //
-// A file is served only with a keyed digest beside it, over its content, its name and all that tells this spool from others: who cannot
-// open the repository cannot make one.
+// A file is served only if a seal beside it says that it is the very file that was put there, unchanged since: a keyed digest over its name, its FileState
+// and all that tells this spool from others. Who cannot open the repository cannot make one.
 type Spool struct {
 	dir    string
-	key    chunk.ID // of the digests: it tells spools and repositories apart
+	key    chunk.ID // of the seals: it tells spools and repositories apart
 	size   pg.SegmentSize
 	window uint64 // segments behind the one asked for last
 }
 
 const (
-	spoolKept   = time.Hour
-	sumSuffix   = ".sum"
+	spoolKept = time.Hour
+	// served is for how long after it was put a segment is served: so long ago somebody has verified every byte of it. What recovery comes for later
+	// may have been read from a disk that spoiled it, and is fetched again.
+	served      = 10 * time.Minute
+	sealSuffix  = ".seal"
 	claimSuffix = ".claim"
 	askedName   = "asked"
 	leadName    = "lead"
@@ -76,25 +79,28 @@ func OpenSpool(cache string, o SpoolOptions) (*Spool, error) {
 
 func (s *Spool) path(name string) string { return filepath.Join(s.dir, name) }
 
-// sum is the text beside a segment's file, whose content is read from r to its end.
-func (s *Spool) sum(name string, r io.Reader) ([]byte, error) {
+// seal is the text beside a segment's file.
+func (s *Spool) seal(name string, f FileState) ([]byte, error) {
 	h, err := blake3.NewKeyed(s.key[:])
 	if err != nil {
 		return nil, err
 	}
-	_, _ = h.WriteString(name + "\n") // never fails
-	n, err := io.CopyBuffer(h, struct{ io.Reader }{r}, make([]byte, 128<<10))
-	if err != nil {
-		return nil, err
-	}
-	return fmt.Appendf(nil, "%s %d %x\n", name, n, h.Sum(nil)), nil
+	_, _ = fmt.Fprintf(h, "%s\n%d %d %d %d %d %x\n", name, f.Device, f.Inode, f.Size, f.Mtime, f.Ctime, f.Ends) // never fails
+	return fmt.Appendf(nil, "%s %x\n", name, h.Sum(nil)), nil
 }
 
-// Put adds a segment, which the caller has verified.
+// Put adds a segment, every byte of which the caller has verified. It is there for others when its seal is, which comes last.
 func (s *Spool) Put(name string, content []byte) error {
+	if err := s.put(name, content); err != nil {
+		return fmt.Errorf("spool %s: %w", name, err)
+	}
+	return nil
+}
+
+func (s *Spool) put(name string, content []byte) error {
 	f, err := os.CreateTemp(s.dir, tempPrefix+"*")
 	if err != nil {
-		return fmt.Errorf("spool %s: %w", name, err)
+		return err
 	}
 	defer func() { _ = os.Remove(f.Name()) }() // what is left of a failure
 	_, err = f.Write(content)
@@ -105,60 +111,81 @@ func (s *Spool) Put(name string, content []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		var sum []byte
-		if sum, err = s.sum(name, bytes.NewReader(content)); err == nil {
-			err = replace(s.path(name+sumSuffix), sum)
-		}
-	}
-	if err == nil {
 		err = os.Rename(f.Name(), s.path(name))
 	}
 	if err != nil {
-		return fmt.Errorf("spool %s: %w", name, err)
+		return err
 	}
-	return nil
+	state, err := StateOf(s.path(name)) // after the rename, which changes the inode
+	if err != nil {
+		return err
+	}
+	seal, err := s.seal(name, state)
+	if err != nil {
+		return err
+	}
+	return replace(s.path(name+sealSuffix), seal)
 }
 
-// Has says whether there is a file for the segment; whether it is good Take finds out.
+// Has says whether there is a sealed file for the segment; whether it is good Take finds out.
 func (s *Spool) Has(name string) bool {
-	_, err := os.Lstat(s.path(name))
-	return err == nil
+	for _, path := range []string{s.path(name + sealSuffix), s.path(name)} {
+		if _, err := os.Lstat(path); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
-// Take brings the segment to path, in one step and durably, if the spool holds it and every byte of it is right. What is wrong is removed. An error
-// is one of writing to path.
-func (s *Spool) Take(name, path string) (served bool, err error) {
-	f, err := os.OpenFile(s.path(name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+// Take brings the segment to path, in one step, if the spool holds it and it is as it was put. What is wrong is removed. An error is one of writing
+// to path.
+//
+// Its content is on disk before it has its new name. The name may be lost in a crash, and the server asks again then.
+func (s *Spool) Take(name, path string) (taken bool, err error) {
+	seal := readOwn(s.path(name + sealSuffix))
+	if seal == nil {
+		return false, nil // not there, or not yet
+	}
+	defer s.remove(name)
+	state, ok := s.sealed(name, seal)
+	if !ok {
+		return false, nil
+	}
+	if os.Rename(s.path(name), path) == nil {
+		return true, nil
+	}
+	// To another file system: what is written is what was read of a file that has not changed.
+	content := make([]byte, s.size)
+	f, err := os.Open(s.path(name))
 	if err != nil {
 		return false, nil
 	}
 	defer f.Close()
-	defer s.remove(name)
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o600 || info.Size() != int64(s.size) {
+	if _, err := io.ReadFull(f, content); err != nil {
 		return false, nil
 	}
-	kept := readOwn(s.path(name + sumSuffix))
-	if sum, err := s.sum(name, f); err != nil || !bytes.Equal(kept, sum) {
-		return false, nil
-	}
-	if err := f.Sync(); err == nil && os.Rename(s.path(name), path) == nil {
-		return true, durable.SyncDir(filepath.Dir(path))
-	}
-	// To another file system: what is written is what was compared.
-	content := make([]byte, info.Size())
-	if _, err := f.ReadAt(content, 0); err != nil {
-		return false, nil
-	}
-	if sum, err := s.sum(name, bytes.NewReader(content)); err != nil || !bytes.Equal(kept, sum) {
+	if again, ok := s.sealed(name, seal); !ok || again != state {
 		return false, nil
 	}
 	return true, durable.Replace(path, 0o600, content)
 }
 
+// sealed says whether the segment's file is the one that was put there, not long ago.
+func (s *Spool) sealed(name string, seal []byte) (FileState, bool) {
+	state, err := StateOf(s.path(name))
+	if err != nil || state.Size != int64(s.size) {
+		return state, false
+	}
+	if age := time.Since(time.Unix(0, state.Mtime)); age < -settled || age > served { // the kernel's clock for files is late, that of a file server its own
+		return state, false
+	}
+	want, err := s.seal(name, state)
+	return state, err == nil && bytes.Equal(seal, want)
+}
+
 func (s *Spool) remove(name string) {
 	_ = os.Remove(s.path(name))
-	_ = os.Remove(s.path(name + sumSuffix))
+	_ = os.Remove(s.path(name + sealSuffix))
 }
 
 // lock takes a lock that ends with its process, or says that somebody has it. The file goes when it is released; who waits on one that is gone
@@ -231,7 +258,7 @@ func (s *Spool) Ask(seg pg.Segment) error {
 				_ = os.Remove(s.path(name))
 			}
 		default:
-			bare := strings.TrimSuffix(strings.TrimSuffix(name, sumSuffix), claimSuffix)
+			bare := strings.TrimSuffix(strings.TrimSuffix(name, sealSuffix), claimSuffix)
 			other, err := pg.ParseSegment(bare, s.size)
 			if err != nil || !s.wanted(seg, other) {
 				_ = os.Remove(s.path(name))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -74,7 +75,7 @@ func TestASpoolServesItsOwnOnce(t *testing.T) {
 		change(&other)
 		x := openSpool(t, cache, other)
 		if x.dir != s.dir { // also if the files came there
-			for _, name := range []string{seg.Name(spoolSize), seg.Name(spoolSize) + sumSuffix} {
+			for _, name := range []string{seg.Name(spoolSize), seg.Name(spoolSize) + sealSuffix} {
 				if err := os.Link(s.path(name), x.path(name)); err != nil {
 					t.Fatal(err)
 				}
@@ -99,6 +100,104 @@ func TestASpoolServesItsOwnOnce(t *testing.T) {
 	}
 	if _, err := OpenSpool("", o); err == nil {
 		t.Error("a spool without a cache")
+	}
+}
+
+// TestASpoolServesOnlyTheVeryFileThatWasPut: every byte was verified then, and none is again.
+func TestASpoolServesOnlyTheVeryFileThatWasPut(t *testing.T) {
+	s, seg := openSpool(t, t.TempDir(), spoolOptions(t)), segmentOf(1, 7)
+	name := seg.Name(spoolSize)
+	path := s.path(name)
+	reseal := func() error { // as Put would have done
+		state, err := StateOf(path)
+		if err != nil {
+			return err
+		}
+		seal, err := s.seal(name, state)
+		if err != nil {
+			return err
+		}
+		return replace(path+sealSuffix, seal)
+	}
+	for what, spoil := range map[string]func(was FileState) error{
+		"one changed in its midst, with its old time": func(was FileState) error {
+			for now := was; now.Ctime == was.Ctime; { // until the kernel's clock has ticked
+				if err := os.WriteFile(path, bytes.Repeat([]byte{9}, int(spoolSize)), 0o600); err != nil {
+					return err
+				}
+				if err := os.Chtimes(path, time.Unix(0, was.Mtime), time.Unix(0, was.Mtime)); err != nil {
+					return err
+				}
+				now = stateOf(t, path)
+			}
+			return nil
+		},
+		"a copy": func(was FileState) error {
+			if err := os.WriteFile(path+".copy", bytes.Repeat([]byte{7}, int(spoolSize)), 0o600); err != nil {
+				return err
+			}
+			if err := os.Chtimes(path+".copy", time.Unix(0, was.Mtime), time.Unix(0, was.Mtime)); err != nil {
+				return err
+			}
+			return os.Rename(path+".copy", path)
+		},
+		"a short one, though sealed": func(FileState) error { return errors.Join(os.Truncate(path, 1<<19), reseal()) },
+		"an old one, though sealed": func(FileState) error {
+			long := time.Now().Add(-served - time.Minute)
+			return errors.Join(os.Chtimes(path, long, long), reseal())
+		},
+		"one of tomorrow, though sealed": func(FileState) error {
+			tomorrow := time.Now().Add(24 * time.Hour)
+			return errors.Join(os.Chtimes(path, tomorrow, tomorrow), reseal())
+		},
+	} {
+		put(t, s, seg)
+		if err := spoil(stateOf(t, path)); err != nil {
+			t.Fatal(err)
+		}
+		if take(t, s, seg) != 0 {
+			t.Errorf("served: %s", what)
+		}
+		if s.Has(name) {
+			t.Errorf("stays: %s", what)
+		}
+	}
+	put(t, s, seg)
+	if err := os.Remove(path + sealSuffix); err != nil { // as it is while another process puts it
+		t.Fatal(err)
+	}
+	if s.Has(name) || take(t, s, seg) != 0 {
+		t.Error("served without a seal")
+	}
+	if err := reseal(); err != nil {
+		t.Fatal(err)
+	}
+	if take(t, s, seg) != 7 {
+		t.Error("removed while it was put")
+	}
+}
+
+// TestASpoolServesToAnotherFileSystem: there is nothing to rename then.
+func TestASpoolServesToAnotherFileSystem(t *testing.T) {
+	s, seg := openSpool(t, t.TempDir(), spoolOptions(t)), segmentOf(1, 7)
+	put(t, s, seg)
+	other, err := os.MkdirTemp("/dev/shm", "pgtrove-test-") // where there is none, it is the same one
+	if errors.Is(err, fs.ErrNotExist) {
+		other, err = os.MkdirTemp("", "pgtrove-test-")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(other) })
+	to := filepath.Join(other, "RECOVERYXLOG")
+	if taken, err := s.Take(seg.Name(spoolSize), to); !taken || err != nil {
+		t.Fatal(taken, err)
+	}
+	if b, err := os.ReadFile(to); err != nil || !bytes.Equal(b, bytes.Repeat([]byte{7}, int(spoolSize))) {
+		t.Errorf("other content, or %v", err)
+	}
+	if s.Has(seg.Name(spoolSize)) {
+		t.Error("it stays")
 	}
 }
 

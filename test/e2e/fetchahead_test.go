@@ -134,9 +134,9 @@ func TestADamagedOrForeignFileIsNotServedFromTheSpool(t *testing.T) {
 		names[1]: func(path string) error { b := read(t, path); b[len(b)/2] ^= 1; return os.WriteFile(path, b, 0o600) },
 		names[2]: func(path string) error { return os.Truncate(path, 1<<19) },
 		names[3]: func(path string) error { return os.WriteFile(path, read(t, ready[names[7]]), 0o600) },
-		names[4]: func(path string) error { return os.Remove(path + ".sum") },
+		names[4]: func(path string) error { return os.Truncate(path+".seal", 40) },
 		names[5]: func(path string) error { // another segment with its sum
-			return os.WriteFile(path+".sum", bytes.ReplaceAll(read(t, ready[names[7]]+".sum"), []byte(names[7]), []byte(names[5])), 0o600)
+			return os.WriteFile(path+".seal", bytes.ReplaceAll(read(t, ready[names[7]]+".seal"), []byte(names[7]), []byte(names[5])), 0o600)
 		},
 	}
 	for i := 1; i <= 5; i++ {
