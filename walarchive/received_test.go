@@ -1,6 +1,7 @@
 package walarchive
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -181,5 +182,61 @@ func TestTheHeaderOfTheFarthestPartThatCanBeReadCounts(t *testing.T) {
 	pushSegments(t, a, 1, 5, 5)
 	if h, err := c.PathTo(1).Header(t.Context(), a, 5); err != nil || h.Kind != Segment {
 		t.Errorf("%+v, %v", h, err)
+	}
+}
+
+func TestABranchBeginsInWhatWasReceived(t *testing.T) {
+	a, _ := newArchive()
+	pushSegments(t, a, 1, 1, 3)
+	pushHistory(t, a, 2, fmt.Sprintf("1\t%s\tx\n", at(3, 6000)))
+	p := partOf(3, 1, 0, 8000, 7)
+	p.Segment = segmentName(2, 3)
+	pushPart(t, a, p)
+	pushSegments(t, a, 2, 5, 5)
+	s := narrowAt(1, 2, 3)
+	if gaps := scan(t, a).NeededGaps(2, []Snapshot{s}); len(gaps) != 1 || gaps[0].Span != (Span{2, 3, 4}) || gaps[0].Received != at(3, 8000) {
+		t.Errorf("%+v", gaps)
+	}
+	if got := uses(t, a, needCase{stay: []Snapshot{s}}.judge(a)); len(got[Needed]) != 5 {
+		t.Errorf("needed: %v", got[Needed])
+	}
+}
+
+// removing is a storage from which everything goes that it lists.
+type removing struct{ *memObjects }
+
+func (r removing) List(ctx context.Context, prefix string, fn func(string, int64) error) error {
+	return r.memObjects.List(ctx, prefix, func(key string, size int64) error {
+		r.mu.Lock()
+		delete(r.files, key)
+		r.mu.Unlock()
+		return fn(key, size)
+	})
+}
+
+func TestVerifyReadsPartsAndMissesNoneThatWent(t *testing.T) {
+	a, m := newArchive()
+	verify := func() (damaged []string) {
+		t.Helper()
+		if err := a.Verify(t.Context(), Check{Damaged: func(key string, _ error) { damaged = append(damaged, key) }}); err != nil {
+			t.Fatal(err)
+		}
+		return damaged
+	}
+	receive(t, a, 5, 6000)
+	if got := verify(); len(got) > 0 {
+		t.Errorf("sound: %v", got)
+	}
+	// A part that is not as long as its name says is damaged, whatever else is right.
+	key := partKey(a, partOf(5, 1, 1000, 6000, 7))
+	short := m.files[key]
+	short.content = short.content[1:]
+	m.files[key] = short
+	if got := verify(); !slices.Equal(got, []string{key}) {
+		t.Errorf("%v", got)
+	}
+	a.Objects = removing{m}
+	if got := verify(); len(got) > 0 {
+		t.Errorf("gone: %v", got)
 	}
 }
