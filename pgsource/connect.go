@@ -64,26 +64,11 @@ func Connect(ctx context.Context, o Options) (*Cluster, error) {
 }
 
 func dial(ctx context.Context, dsn string) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(dsn)
+	config, err := parseSettings(dsn, "pgtrove")
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSettings, err) // pgx blots out the password
+		return nil, err
 	}
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = connectTimeout
-	}
-	if config.RuntimeParams["application_name"] == "" {
-		config.RuntimeParams["application_name"] = "pgtrove"
-	}
-	// No prepared statements: each query runs once or rarely.
-	config.DefaultQueryExecMode = pgx.QueryExecModeExec
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err == nil {
-		return conn, nil
-	}
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("connect: %w", ctx.Err())
-	}
-	return nil, fmt.Errorf("%w: %w", connectCause(err), err)
+	return dialConfig(ctx, config)
 }
 
 // connectCause sorts a failed try to connect by the server's SQLSTATE.

@@ -115,7 +115,7 @@ func (a *app) commands() []*cobra.Command {
 func newWALCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "wal", Short: "Archive and fetch write-ahead log"}
 	group(c)
-	c.AddCommand(newWALPushCommand(a), newWALFetchCommand(a), newWALPrefetchCommand(a), newWALListCommand(a))
+	c.AddCommand(newWALPushCommand(a), newWALFetchCommand(a), newWALPrefetchCommand(a), newWALReceiveCommand(a), newWALListCommand(a))
 	return c
 }
 

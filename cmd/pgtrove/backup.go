@@ -368,14 +368,8 @@ func (b *backupRun) shortcomings() error {
 // there is none, archived WAL does.
 func checkSystem(ctx context.Context, r *repo.Repo, name string, cluster *pgsource.Cluster, accept bool) error {
 	ours := archiveKey{name, cluster.Info().SystemID}
-	newest, err := newestSnapshot(ctx, r, name, func(*snapshot.Manifest) bool { return true })
+	theirs, err := systemOf(ctx, r, ours)
 	if err != nil {
-		return err
-	}
-	var theirs archiveKey
-	if newest != nil {
-		theirs = archiveOf(newest)
-	} else if theirs, err = archivedSystem(ctx, r, ours); err != nil {
 		return err
 	}
 	if theirs == (archiveKey{}) || theirs == ours || accept {
@@ -384,6 +378,18 @@ func checkSystem(ctx context.Context, r *repo.Repo, name string, cluster *pgsour
 	return withHint(refused("back up cluster %s: in the repository this name has system identifier %s, the server has %s",
 		name, theirs.system, ours.system),
 		"if this is another cluster, give it a name of its own with --cluster NAME; if the cluster was replaced or upgraded, say so once with --new-system-id (its old snapshots stay restorable)")
+}
+
+// systemOf returns which cluster the name of ours means; the zero value where nothing of that name is stored.
+func systemOf(ctx context.Context, r *repo.Repo, ours archiveKey) (archiveKey, error) {
+	newest, err := newestSnapshot(ctx, r, ours.cluster, func(*snapshot.Manifest) bool { return true })
+	if err != nil {
+		return archiveKey{}, err
+	}
+	if newest != nil {
+		return archiveOf(newest), nil
+	}
+	return archivedSystem(ctx, r, ours)
 }
 
 // archivedSystem returns whose WAL stands under the name of ours: ours, if there is any of it, or another's; the zero

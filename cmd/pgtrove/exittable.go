@@ -21,7 +21,7 @@ import (
 // (go test ./cmd/pgtrove -run ExitCodesPage -update).
 func exitRules() []exitRule {
 	var rules []exitRule
-	for _, part := range [][]exitRule{commandRules(), sourceRules(), pruneRules(), repositoryRules(), clusterRules(), storageRules()} {
+	for _, part := range [][]exitRule{commandRules(), receiveRules(), sourceRules(), pruneRules(), repositoryRules(), clusterRules(), storageRules()} {
 		rules = append(rules, part...)
 	}
 	return append(rules, exitRule{name: "any other", code: codeOther, meaning: "not classified"})

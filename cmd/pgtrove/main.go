@@ -7,11 +7,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+
+	"github.com/pgtrove/pgtrove/walreceiver"
 )
 
 func main() {
@@ -41,7 +44,7 @@ func (a *app) main(args []string) (code int) {
 	})
 	defer stop()
 	err := root.ExecuteContext(ctx)
-	if err != nil && context.Cause(ctx) == errInterrupted {
+	if err != nil && context.Cause(ctx) == errInterrupted && !errors.Is(err, walreceiver.ErrUnstored) {
 		err = interruptedError{err}
 	}
 	return a.report(err, policy)

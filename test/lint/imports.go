@@ -27,6 +27,7 @@ func table() map[string]place {
 		"repo":             {4, store},
 		"pgsource":         {3, cluster},
 		"walsource":        {3, cluster},
+		"walreceiver":      {3, cluster},
 		"restore":          {3, cluster},
 		"gc":               {3, cluster},
 		"index":            {3, store},
