@@ -90,6 +90,11 @@ func (a *app) walPush(ctx context.Context, path string, o pushOptions) error {
 	if p.control != nil {
 		p.expect = walsource.ExpectControl(p.control)
 	}
+	if p.gaveUpStopping() {
+		return p.stopped("and the storage did not answer a moment ago")
+	}
+	ctx, done := p.untilStopped(ctx)
+	defer done()
 	if p.known(ctx) {
 		a.out.detail("%s was archived before its turn", p.name)
 		return nil
@@ -115,7 +120,7 @@ func (a *app) walPush(ctx context.Context, path string, o pushOptions) error {
 	if err != nil && ctx.Err() == nil && p.tooMuch(err) {
 		return p.giveUp(system, err)
 	}
-	return err
+	return p.leave(ctx, err)
 }
 
 // push stores the file, and others ahead. They begin only when the file is durable: where the archive has another server's segment of its name,

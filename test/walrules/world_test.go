@@ -15,29 +15,35 @@ import (
 	"github.com/pgtrove/pgtrove/test/pgtest"
 )
 
-// archive is a repository in a directory.
+// archive is a repository, in a directory unless a test says otherwise.
 type archive struct {
 	t    *testing.T
 	dir  string // scratch
 	repo string
 	key  string
+	more []string // environment
 }
 
 func newArchive(t *testing.T) *archive {
 	t.Helper()
 	a := &archive{t: t, dir: pgtest.TempDir(t)}
 	a.repo, a.key = filepath.Join(a.dir, "repo"), filepath.Join(a.dir, "identity.txt")
-	pgtest.MustRun(t, a.command("init"))
-	t.Cleanup(func() {
-		if !t.Failed() {
-			pgtest.MustRun(t, a.command("verify", "--read-data"))
-		}
-	})
+	a.init()
 	return a
 }
 
+func (a *archive) init() {
+	a.t.Helper()
+	pgtest.MustRun(a.t, a.command("init"))
+	a.t.Cleanup(func() {
+		if !a.t.Failed() {
+			pgtest.MustRun(a.t, a.command("verify", "--read-data"))
+		}
+	})
+}
+
 func (a *archive) env() []string {
-	return []string{"PGTROVE_REPO=" + a.repo, "PGTROVE_KEY_FILE=" + a.key}
+	return append([]string{"PGTROVE_REPO=" + a.repo, "PGTROVE_KEY_FILE=" + a.key}, a.more...)
 }
 
 // command prepares pgtrove without a server.
