@@ -141,7 +141,8 @@ func segmentRequests(b *bench, s *pgtest.Server, server *s3test.Server, r *repor
 	push := one(2, []int{0}, "wal", "push", "pg_wal/"+segments[1])
 	again := one(2, []int{0}, "wal", "push", "pg_wal/"+segments[1])
 	fetch := one(1, []int{0}, "wal", "fetch", segments[1], to)
+	d.asked(inData("wal", "fetch", "0000000100000FFF000000FF", to), 4) // which finds out that nobody receives WAL here
 	absent := one(1, []int{4}, "wal", "fetch", "0000000100000FFF000000FF", to)
 	r.notef("Requests for a WAL file within a minute of another: a push %s, of a segment that is there already %s, a fetch %s, of an absent one %s. "+
-		"Once a minute there is one more, for a look at config.", push, again, fetch, absent)
+		"Once a minute there is one more, for a look at config, and for an absent segment another, to see whether anybody receives WAL.", push, again, fetch, absent)
 }
