@@ -73,7 +73,7 @@ func TestSlotsSayWhatTheyHold(t *testing.T) {
 		var names []string
 		for _, slot := range all {
 			names = append(names, slot.Name)
-			if slot.Active || slot.Lost || slot.Logical != (slot.Name == "decoded") || slot.Ours() != (slot.Name == "pgtrove") || slot.Safe != -1 {
+			if slot.Active || slot.Lost || slot.Logical != (slot.Name == "decoded") || slot.Receives("") != (slot.Name == "pgtrove") || slot.Receives("unused") != (slot.Name != "decoded") || slot.Safe != -1 {
 				t.Errorf("%+v", slot)
 			}
 			if held := slot.Holds >= 2<<20; held == (slot.Name == "unused") {

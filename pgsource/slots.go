@@ -24,9 +24,9 @@ type Slot struct {
 	Since       time.Time // when it became inactive; zero: not known, always before 17
 }
 
-// Ours reports whether the slot is that of a receiver of this program: by its name, or by who uses it.
-func (s Slot) Ours() bool {
-	return !s.Logical && (s.Name == ReceiverSlot || strings.HasPrefix(s.Name, ReceiverSlot+"_") || strings.HasPrefix(s.Application, "pgtrove"))
+// Receives reports whether the slot is that of a receiver of this program, of which name is the slot: by its name, or by who uses it.
+func (s Slot) Receives(name string) bool {
+	return !s.Logical && (s.Name == name || s.Name == ReceiverSlot || strings.HasPrefix(s.Application, ReceiverSlot))
 }
 
 // Slots lists the replication slots, by name, without temporary ones, which end with their sessions, and without copies that a standby

@@ -28,14 +28,22 @@ which a role that is no superuser needs EXECUTE on), and waits until the reposit
 Nothing else is changed.`,
 		Args: exactly(),
 	}
-	timeout := c.Flags().Duration("wal-timeout", time.Minute, "how much `time` to give the segment")
+	o := checkOptions{}
+	c.Flags().DurationVar(&o.walTimeout, "wal-timeout", time.Minute, "how much `time` to give the segment")
+	c.Flags().StringVar(&o.slot, "slot", pgsource.ReceiverSlot, "`name` of the slot of `pgtrove wal receive`, if not that")
 	c.RunE = a.run(func(ctx context.Context, _ []string) error {
-		if *timeout < 0 {
-			return usageError{err: fmt.Errorf("--wal-timeout %s is negative", *timeout), command: "pgtrove check"}
+		if o.walTimeout < 0 {
+			return usageError{err: fmt.Errorf("--wal-timeout %s is negative", o.walTimeout), command: "pgtrove check"}
 		}
-		return a.check(ctx, *timeout)
+		return a.check(ctx, o)
 	})
 	return c
+}
+
+// checkOptions are the flags of check.
+type checkOptions struct {
+	walTimeout time.Duration
+	slot       string
 }
 
 // finding is one line of check.
@@ -56,11 +64,11 @@ const (
 // checkup collects findings.
 type checkup struct {
 	*app
+	checkOptions
 	repo     *repo.Repo
 	cluster  *pgsource.Cluster
 	name     string
 	newest   *snapshot.Manifest
-	patience time.Duration // with the segment that is forced
 	findings []finding
 }
 
@@ -70,7 +78,7 @@ func (c *checkup) add(name, status, hint, format string, args ...any) {
 	c.findings = append(c.findings, finding{"check", name, status, c.redact(fmt.Sprintf(format, args...)), c.redact(hint)})
 }
 
-func (a *app) check(ctx context.Context, patience time.Duration) error {
+func (a *app) check(ctx context.Context, o checkOptions) error {
 	r, err := a.openRepository(ctx)
 	if err != nil {
 		return err
@@ -80,7 +88,7 @@ func (a *app) check(ctx context.Context, patience time.Duration) error {
 		return err
 	}
 	defer func() { _ = cluster.Close(ctx) }()
-	c := &checkup{app: a, repo: r, cluster: cluster, name: a.settings.clusterName(), patience: patience}
+	c := &checkup{app: a, checkOptions: o, repo: r, cluster: cluster, name: a.settings.clusterName()}
 	if err := checkSystem(ctx, r, c.name, cluster, false); err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func (c *checkup) archiving(ctx context.Context) error {
 	i := c.cluster.Info()
 	t := &walTrip{
 		checkup: c, archive: archiveKey{c.name, i.SystemID}.in(c.repo), archives: i.Archives(),
-		receives: slices.ContainsFunc(slots, func(s pgsource.Slot) bool { return s.Active && s.Ours() }),
+		receives: slices.ContainsFunc(slots, func(s pgsource.Slot) bool { return s.Active && s.Receives(c.slot) }),
 	}
 	if t.before, err = c.cluster.ArchiverStatus(ctx); err != nil {
 		return err
@@ -45,7 +45,7 @@ func (c *checkup) archiving(ctx context.Context) error {
 
 // archivesNowhere says why no WAL comes.
 func (c *checkup) archivesNowhere() {
-	const receive = ", or let `pgtrove wal receive` run"
+	const receive = "; or let `pgtrove wal receive` run (where it has a slot of another name, --slot says so)"
 	mode := c.cluster.Info().WAL.ArchiveMode
 	if mode == "off" {
 		c.add("archiving", statusProblem, "set archive_mode = on and archive_command = 'pgtrove wal push %p', and restart the server"+receive,
@@ -159,17 +159,17 @@ func (t *walTrip) wait(ctx context.Context) (come bool, err error) {
 			return come, err
 		}
 		waited := time.Since(t.begun)
-		if waited >= t.patience {
+		if waited >= t.walTimeout {
 			return false, nil
 		}
 		if !told && waited >= tripTell {
 			told = true
-			t.out.info("waiting for WAL segment %s, for %s at most", t.file, showDuration(t.patience))
+			t.out.info("waiting for WAL segment %s, for %s at most", t.file, showDuration(t.walTimeout))
 		}
 		select {
 		case <-ctx.Done():
 			return false, fmt.Errorf("wait for WAL segment %s: %w", t.file, context.Cause(ctx))
-		case <-time.After(min(pause, t.patience-waited)):
+		case <-time.After(min(pause, t.walTimeout-waited)):
 		}
 		pause = min(pause*3/2, tripMaxPause)
 	}

@@ -11,7 +11,8 @@ import (
 func (c *checkup) slots(all []pgsource.Slot) {
 	for _, s := range all {
 		status := statusAdvice
-		if s.Ours() {
+		ours := s.Receives(c.slot)
+		if ours {
 			status = statusProblem
 		}
 		kind := "physical"
@@ -19,17 +20,21 @@ func (c *checkup) slots(all []pgsource.Slot) {
 			kind = "logical"
 		}
 		drop := fmt.Sprintf("SELECT pg_drop_replication_slot('%s');", s.Name)
+		receive := "`pgtrove wal receive`"
+		if s.Name != pgsource.ReceiverSlot {
+			receive = fmt.Sprintf("`pgtrove wal receive --slot %s`", s.Name)
+		}
 		switch {
-		case s.Lost && s.Ours():
-			c.add("slots", status, drop+" and start `pgtrove wal receive` again; then take a backup, if `pgtrove info` shows a gap",
+		case s.Lost && ours:
+			c.add("slots", status, "start "+receive+", which makes it anew; then take a backup, if `pgtrove info` shows a gap",
 				"the server has removed WAL that slot %s was to keep (max_slot_wal_keep_size)", s.Name)
 		case s.Lost:
 			c.add("slots", status, drop, "the server has removed WAL that the %s slot %s was to keep: it is of no use any more", kind, s.Name)
-		case s.Active && s.Ours():
+		case s.Active && ours:
 			c.ok("slots", "slot %s is in use by %q, %s behind", s.Name, s.Application, showBytes(max(s.Holds, 0)))
 		case s.Active:
-		case s.Ours():
-			c.add("slots", status, "start `pgtrove wal receive`; or, if it is not used any more: "+drop,
+		case ours:
+			c.add("slots", status, "start "+receive+"; or, if it is not used any more, run that with --drop-slot",
 				"nobody receives from slot %s%s: %s", s.Name, since(s), keeps(s))
 		case s.Holds > int64(c.cluster.Info().Layout.WALSegmentSize):
 			c.add("slots", status, "if it is not used any more: "+drop, "the %s slot %s is not in use%s: %s", kind, s.Name, since(s), keeps(s))

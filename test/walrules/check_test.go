@@ -170,7 +170,7 @@ func TestCheckWatchesSlots(t *testing.T) {
 	const drop = "SELECT pg_drop_replication_slot('"
 	all := check(t, s, "slots")
 	if len(all) != 2 || !all[0].says("advice", "logical slot forgotten is not in use", "MiB of WAL", "more and more", drop+"forgotten');") ||
-		!all[1].says("problem", "nobody receives from slot pgtrove", "MiB of WAL", "start `pgtrove wal receive`", drop+"pgtrove');") {
+		!all[1].says("problem", "nobody receives from slot pgtrove", "MiB of WAL", "start `pgtrove wal receive`", "--drop-slot") {
 		t.Errorf("%+v", all)
 	}
 	s.Exec(t, drop+"forgotten')")
@@ -191,31 +191,36 @@ func TestCheckWatchesSlots(t *testing.T) {
 	})
 	s.WaitQuery(t, "SELECT active FROM pg_replication_slots", "t", time.Minute)
 	finds(t, s, "archiving", "problem", []string{"did not come", "a receiver is connected"}, "--wal-timeout=1s")
-	s.Exec(t, "SELECT txid_current()") // so that the position is inside the segment
-	last := s.Query(t, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
-	pushed := make(chan pgtest.Result, 1)
-	go func() {
-		name := filepath.Join(to, last)
-		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-			if _, err := os.Stat(name); err == nil {
-				break
-			}
-		}
-		pushed <- pgtest.Run(t, inData(s, "wal", "push", name))
-	}()
-	finds(t, s, "archiving", "ok", []string{last, "was in the repository after"})
-	if r := <-pushed; r.Code != 0 {
-		t.Errorf("exit %d\n%s", r.Code, r.Stderr)
-	}
-	finds(t, s, "slots", "ok", []string{`slot pgtrove is in use by "pg_receivewal"`, "behind"}, "--wal-timeout=0")
-
 	_ = receiver.Process.Kill()
 	_ = receiver.Wait()
+	s.WaitQuery(t, "SELECT active FROM pg_replication_slots", "f", time.Minute)
+
+	for _, slot := range []string{"pgtrove", "other"} {
+		receiver := s.Command("pgtrove", "wal", "receive", "--slot", slot)
+		if err := receiver.Start(); err != nil {
+			t.Fatal(err)
+		}
+		s.WaitQuery(t, "SELECT active FROM pg_replication_slots WHERE slot_name = '"+slot+"'", "t", time.Minute)
+		for name, says := range map[string][]string{"archiving": {"was in the repository after"}, "slots": {"slot " + slot + " is in use by", "behind"}} {
+			if all := check(t, s, name, "--slot="+slot); len(all) == 0 || !all[0].says("ok", says...) {
+				t.Errorf("%s: %+v", name, all)
+			}
+		}
+		if err := receiver.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := receiver.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	finds(t, s, "archiving", "problem", []string{"archives no WAL"}, "--slot=other")
+	pgtest.MustRun(t, s.Command("pgtrove", "wal", "receive", "--slot", "other", "--drop-slot"))
+
 	set(t, s, map[string]string{"max_slot_wal_keep_size": "16MB"})
 	finds(t, s, "slots", "problem", []string{"and drops it after"})
 	for range 24 {
 		s.SwitchWAL(t)
 	}
 	s.Exec(t, "CHECKPOINT")
-	finds(t, s, "slots", "problem", []string{"has removed WAL that slot pgtrove was to keep", drop})
+	finds(t, s, "slots", "problem", []string{"has removed WAL that slot pgtrove was to keep", "which makes it anew"})
 }
