@@ -124,7 +124,10 @@ func TestAnArchiverThatFailedCatchesUp(t *testing.T) {
 	if err := os.Rename(repo+".away", repo); err != nil {
 		t.Fatal(err)
 	}
-	follow(t, s, "archiving-fails.md", "DATA="+s.Dir)
+	said := follow(t, s, "archiving-fails.md", "DATA="+s.Dir)
+	if !strings.Contains(said, "ok       archiving: ") {
+		t.Errorf("check does not say that it works again:\n%s", said)
+	}
 	same(t, s, "SELECT last_archived_wal >= last_failed_wal FROM pg_stat_archiver", "t")
 	pgtest.MustRun(t, s.Command("pgtrove", "verify", "--read-data"))
 }
