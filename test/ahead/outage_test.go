@@ -1,4 +1,4 @@
-package e2e
+package ahead
 
 import (
 	"encoding/json"
@@ -8,54 +8,16 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/pgtrove/pgtrove/test/pgtest"
 	"github.com/pgtrove/pgtrove/test/s3test"
 )
 
-// failing waits until the server's archiver has failed and said this.
-func (w *world) failing(said string) {
-	w.t.Helper()
-	w.eventually("the archiver fails with "+said, func() bool { return strings.Contains(w.Log(), said) })
-}
-
-// eventually waits for something that takes as long as it takes.
-func (w *world) eventually(what string, ok func() bool) {
-	w.t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: not so after two minutes", what)
-		}
-	}
-}
-
-// ready counts what waits for the archiver.
-func (w *world) ready() int {
-	w.t.Helper()
-	found, err := filepath.Glob(filepath.Join(w.Dir, "pg_wal", "archive_status", "*.ready"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return len(found)
-}
-
-// segments writes n segments.
-func (w *world) segments(n int) (last string) {
-	w.t.Helper()
-	w.Exec(w.t, "CREATE TABLE IF NOT EXISTS filler (t text)")
-	for range n {
-		w.Exec(w.t, "INSERT INTO filler SELECT md5(random()::text) FROM generate_series(1, 2000)")
-		last = w.SwitchWAL(w.t)
-	}
-	return last
-}
-
 func TestAfterAnOutageTheBacklogIsArchivedAndNothingIsMissing(t *testing.T) {
 	w, server, _ := inBucket(t, "15", pgtest.Options{WALSegMB: 1})
 	w.Pgbench(t, "-i", "-s", "1", "-q")
 	w.backup()
-	stop := load(t, w.Server, 2)
+	stop := w.load()
 	server.Stop()
 	w.failing("exit code 7")
 	w.segments(30)
@@ -77,20 +39,21 @@ func TestAfterAnOutageTheBacklogIsArchivedAndNothingIsMissing(t *testing.T) {
 			t.Errorf("a gap: %s", line)
 		}
 	}
-	sameContents(t, w.Server, w.adopt(w.restore()))
+	w.comesBack()
 }
 
 // TestASignalDuringAPushIsNoReasonToRestartTheArchiver: PostgreSQL takes death by a signal, and codes above 125, for one.
+// From 15 on a module of the server runs the command.
 func TestASignalDuringAPushIsNoReasonToRestartTheArchiver(t *testing.T) {
-	eachVersion(t, []string{"13", "15", "18"}, func(t *testing.T, version string) {
+	for _, version := range []string{"13", "18"} {
 		w, _, proxy := inBucket(t, version, pgtest.Options{WALSegMB: 1})
-		w.WaitArchived(t, w.segments(1))
+		w.WaitArchived(t, w.segments(1)[0])
 		proxy.Set(s3test.Faults{Stall: true})
 		pids := filepath.Join(w.dir, "pids")
 		// The shell becomes the program, so that the signal reaches it.
 		w.Configure(t, map[string]string{"archive_command": "echo $$ >> " + pids + "; exec " + pgtest.Binary(t) + " wal push %p"})
 		w.Reload(t)
-		last := w.segments(1)
+		last := w.segments(1)[0]
 		var pid string
 		w.eventually("a push has begun", func() bool {
 			b, _ := os.ReadFile(pids)
@@ -105,7 +68,8 @@ func TestASignalDuringAPushIsNoReasonToRestartTheArchiver(t *testing.T) {
 		if strings.Contains(w.Log(), "archiver process") || strings.Contains(w.Log(), "was terminated by signal") {
 			t.Errorf("the archiver was restarted:\n%s", w.Log())
 		}
-	})
+		w.Stop(t, pgtest.Fast)
+	}
 }
 
 // catches says whether the process has a handler for the signal: it is past its start then.
@@ -142,7 +106,7 @@ func TestWhatMaxBacklogDropsIsARecordedGap(t *testing.T) {
 		_, err := os.Stat(ledger)
 		return err != nil
 	})
-	r := w.fails(3, []string{}, "check")
+	r := w.ends(3, "check")
 	if !strings.Contains(r.Stdout, "dropped by wal push --max-backlog 4.0 MiB") || !strings.Contains(r.Stdout, "unreachable") {
 		t.Errorf("check says\n%s\nthe record was\n%s", r.Stdout, b)
 	}
@@ -175,7 +139,7 @@ func TestWhatMaxBacklogDropsIsARecordedGap(t *testing.T) {
 	}
 	// Behind the gap all is well again, and a restore says what it can reach.
 	w.backup()
-	sameContents(t, w.Server, w.adopt(w.restore()))
+	w.comesBack()
 	for line := range strings.Lines(w.ok("inspect", "wal/")) {
 		if name := strings.Fields(line)[1]; strings.HasSuffix(name, ".gap") {
 			if out := w.ok("inspect", name); !strings.Contains(out, `"reason":"backlog"`) && !strings.Contains(out, `"reason": "backlog"`) {

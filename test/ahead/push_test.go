@@ -1,4 +1,4 @@
-package e2e
+package ahead
 
 import (
 	"bufio"
@@ -15,25 +15,10 @@ import (
 	"github.com/pgtrove/pgtrove/test/s3test"
 )
 
-// inBucket is a world whose repository is on an S3 server, behind a proxy.
-func inBucket(t *testing.T, version string, o pgtest.Options) (*world, *s3test.Server, *s3test.Proxy) {
-	t.Helper()
-	server := s3test.New(t, s3test.Options{})
-	proxy := s3test.NewProxy(t, server.Addr)
-	w := &world{t: t, dir: pgtest.TempDir(t), repo: "s3://" + server.Bucket() + "/repo"}
-	w.more = append(server.Env(server.Root), "AWS_ENDPOINT_URL_S3=http://"+proxy.Addr, "PGTROVE_RETRY_TIME=1s")
-	w.setUp(version, o)
-	return w, server, proxy
-}
-
 // backlog makes n segments that wait for an archiver, and stops the server. It returns their names.
 func (w *world) backlog(n int) (names []string) {
 	w.t.Helper()
-	w.Exec(w.t, "CREATE TABLE IF NOT EXISTS filler (t text)")
-	for range n {
-		w.Exec(w.t, "INSERT INTO filler SELECT md5(random()::text) FROM generate_series(1, 2000)")
-		names = append(names, w.SwitchWAL(w.t))
-	}
+	names = w.segments(n)
 	w.Stop(w.t, pgtest.Immediate)       // or the archiver is waited for
 	time.Sleep(1100 * time.Millisecond) // segments that changed a moment ago are left alone
 	return names
@@ -142,7 +127,9 @@ func TestOnlyTheVeryFileThatWasPushedCountsAsArchived(t *testing.T) {
 	if r := w.push(0, names[4], "--ahead", "0"); strings.Contains(r.Stderr, beforeItsTurn) {
 		t.Errorf("%s", r.Stderr)
 	}
-	w.object(names[4])
+	if !w.stored(names[4]) {
+		t.Error("it is not in the repository")
+	}
 }
 
 func TestWhatGoesWrongWithOneSegmentIsNoOthersResult(t *testing.T) {
@@ -256,5 +243,12 @@ func TestOnlyWhatIsStoredIsAcknowledged(t *testing.T) {
 	}
 	if acknowledged == 0 || failed == 0 {
 		t.Errorf("%d were acknowledged and %d failed: this tries nothing", acknowledged, failed)
+	}
+}
+
+func overwrite(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
