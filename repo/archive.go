@@ -109,11 +109,12 @@ func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byt
 	return 0, fmt.Errorf("%s: %w", key, ErrConflict)
 }
 
-// archiver is what it takes to make an archive file, for one goroutine at a time. It is kept for the next one: its memory is as large as a block.
+// archiver is what it takes to make an archive file, for one goroutine at a time. It is kept for the next one, with the memory of the object.
 type archiver struct {
 	hasher      *chunk.Hasher
 	compressor  *pack.Compressor
 	out, sealed []byte
+	builder     *pack.Builder
 }
 
 func (r *Repo) newArchiver() (*archiver, error) {
@@ -121,16 +122,17 @@ func (r *Repo) newArchiver() (*archiver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &archiver{hasher: chunk.NewHasher(r.IDKey()), compressor: c}, nil
+	return &archiver{hasher: chunk.NewHasher(r.IDKey()), compressor: c, builder: pack.NewBuilder(pack.Archive, r.meta, nil)}, nil
 }
 
-// buildArchive makes the object, and completes h.
+// buildArchive makes the object, which is w's until the next one, and completes h.
 func (r *Repo) buildArchive(ctx context.Context, key string, h *archiveHeader, w *archiver, content []byte) ([]byte, error) {
 	sealer, err := r.bundle.WALSealer(r.config.ID, archivePart)
 	if err != nil {
 		return nil, err
 	}
-	b := pack.NewBuilder(pack.Archive, r.meta, r.packAAD(key))
+	b := w.builder
+	b.Reset(pack.Archive, r.packAAD(key))
 	session, err := b.AddSession(pack.Session{SID: archivePart, Encapsulation: sealer.Encapsulation()})
 	if err != nil {
 		return nil, err
