@@ -25,12 +25,13 @@ func TestAShutdownDoesNotWaitForStorageThatIsAway(t *testing.T) {
 			s.WaitArchived(t, s.SwitchWAL(t))
 			proxy.Set(fault)
 			begun := filepath.Join(a.dir, "begun")
-			set(t, s, map[string]string{"archive_command": "touch " + begun + "; " + push(t)})
-			name := s.SwitchWAL(t)
-			eventually(t, "a push has begun", func() bool {
+			hasBegun := func() bool {
 				_, err := os.Stat(begun)
 				return err == nil
-			})
+			}
+			set(t, s, map[string]string{"archive_command": "touch " + begun + "; " + push(t)})
+			name := s.SwitchWAL(t)
+			eventually(t, "a push has begun", hasBegun)
 			s.Stop(t, pgtest.Fast)
 			if _, err := os.Stat(inWAL(s, filepath.Join("archive_status", name+".ready"))); err != nil {
 				t.Errorf("the segment does not wait: %v", err)
@@ -43,6 +44,20 @@ func TestAShutdownDoesNotWaitForStorageThatIsAway(t *testing.T) {
 			s.WaitArchived(t, name)
 			if a.fetched(s, name) == nil {
 				t.Errorf("%s is not there", name)
+			}
+
+			// The same server as a standby, whose restore_command hangs.
+			s.Stop(t, pgtest.Fast)
+			write(t, filepath.Join(s.Dir, "standby.signal"), "")
+			s.Configure(t, map[string]string{"archive_mode": "off", "wal_retrieve_retry_interval": "200ms",
+				"restore_command": "touch " + begun + "; " + pgtest.Binary(t) + " wal fetch %f %p; code=$?; rm " + begun + "; exit $code"})
+			s.Start(t)
+			proxy.Set(fault)
+			eventually(t, "a fetch is under way", hasBegun)
+			s.Stop(t, pgtest.Fast)
+			proxy.Set(s3test.Faults{})
+			if s.Start(t); s.Query(t, "SELECT pg_is_in_recovery()") != "t" {
+				t.Error("it promoted itself")
 			}
 		})
 	}
