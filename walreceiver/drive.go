@@ -197,6 +197,9 @@ func (d *drive) message(now time.Time, m message) error {
 		if d.owed.IsZero() {
 			d.owed = now.Add(askPatience)
 		}
+		if d.flow.failures > 0 {
+			d.owed = now // it would wait in vain
+		}
 	}
 	d.rest = m
 	return d.makeRoom(now)
@@ -241,9 +244,12 @@ func (d *drive) makeRoom(now time.Time) error {
 	return nil
 }
 
-// end is the end of the stream.
+// end is the end of the stream. What was received of it is still to be stored, so it is told now.
 func (d *drive) end(why error) {
 	d.ended = why
+	if !errors.Is(why, errTimelineEnd) {
+		d.lost.failed(time.Now(), why, d.Events.Disconnected)
+	}
 	d.leave()
 }
 
