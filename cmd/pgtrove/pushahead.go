@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/walahead"
 	"github.com/pgtrove/pgtrove/walsource"
 )
@@ -40,13 +41,38 @@ func (p *walPusher) known(ctx context.Context) (known bool) {
 	if err != nil {
 		return false
 	}
-	_ = p.withArchive(ctx, "archive "+p.name, p.control.SystemID, func(archive openedArchive) error {
-		r := p.records(archive)
+	has := func(owner walahead.Owner) {
+		r := walahead.NewRecords(p.cacheDir(), owner)
 		known = r.Has(p.name, state, time.Now())
 		r.Drop(p.name)
+	}
+	if owner, ok := p.ownerInDirectory(ctx); ok {
+		has(owner)
+		return known
+	}
+	_ = p.withArchive(ctx, "archive "+p.name, p.control.SystemID, func(archive openedArchive) error {
+		has(archive.owner)
 		return nil
 	})
 	return known
+}
+
+// ownerInDirectory tells whose archive it is without a key, which takes a while to open: of a directory the config says that, and is read each time.
+// (Of object storage it is remembered for a minute, and then it is the key that tells whether the repository is another by now.)
+func (p *walPusher) ownerInDirectory(ctx context.Context) (o walahead.Owner, ok bool) {
+	name, err := p.repositoryName()
+	if err != nil || isRemote(name) {
+		return o, false
+	}
+	store, _, err := p.openStorage(ctx, name)
+	if err != nil {
+		return o, false
+	}
+	config, err := repo.ReadConfig(ctx, store)
+	if err != nil {
+		return o, false
+	}
+	return walahead.Owner{Place: name, Repository: config.ID, Cluster: p.settings.clusterName(), System: p.control.SystemID}, true
 }
 
 // aheadPush pushes the segments that wait behind the call's own. Nothing that happens to them is the call's failure.
