@@ -84,6 +84,9 @@ func TestOnlyTheVeryFileThatWasPushedCountsAsArchived(t *testing.T) {
 	names := w.backlog(6)
 	w.push(0, names[0])
 	in := func(n string) string { return filepath.Join(w.Dir, "pg_wal", n) }
+	if r := w.push(0, names[5]); !strings.Contains(r.Stderr, beforeItsTurn) {
+		t.Errorf("%s", r.Stderr)
+	}
 
 	// Another branch's segment of the same name, by whatever way it comes there.
 	whole := read(t, in(names[1]))
