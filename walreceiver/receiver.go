@@ -127,7 +127,7 @@ func (r *receiver) session(ctx context.Context) error {
 		return r.noteRemoved(err, first)
 	}
 	r.flow.begin(first)
-	r.next, r.serverEnd = first, l.server.Position
+	r.serverEnd = l.server.Position
 	r.lost.over()
 	r.Events.Started(l.server, first)
 	return r.noteRemoved(r.drive(ctx, l), first)
@@ -177,36 +177,35 @@ func (r *receiver) noteRemoved(err error, first pg.Segment) error {
 	return err
 }
 
-// first is the segment to begin with: where the last stream ended; else where the slot stands; and for a new slot where the archive ends. Where the
-// server has removed that, it is the oldest that the slot keeps.
+// first is the segment to begin with: where the last stream ended; else where the slot stands; and for a new slot the last one that the archive holds, so that
+// it is compared with the server's. Where the server has removed that, it is the next, and then the oldest that the slot keeps.
 func (r *receiver) first(ctx context.Context, l *link, s slot) (pg.Segment, error) {
 	oldest := l.number(s.restart)
 	if s.restart == 0 {
 		oldest = l.number(l.server.Position)
 	}
-	wanted := oldest
+	wanted, from := oldest, oldest
 	known := r.next.Timeline != 0
 	if known && l.leads(r.next) {
-		wanted = r.next.Number
+		wanted, from = r.next.Number, r.next.Number
 	} else if known || s.fresh {
 		c, err := r.opened.Scan(ctx, r.server.SegmentSize)
 		if err != nil {
 			return pg.Segment{}, err
 		}
 		if n, ok := l.archived(c); ok && n <= l.number(l.server.Position) {
-			wanted = n
+			wanted, from = n, n-1
 		}
 	}
-	first := l.segment(wanted)
-	if r.removed != nil && *r.removed == first {
-		r.removed = nil
-		if wanted < oldest {
-			last := l.segment(oldest - 1)
-			r.Events.Missing(first, last, r.server.SegmentSize)
-			return l.segment(oldest), nil
+	if r.removed != nil && from <= r.removed.Number {
+		from = wanted
+		if wanted <= r.removed.Number && wanted < oldest {
+			r.Events.Missing(l.segment(wanted), l.segment(oldest-1), r.server.SegmentSize)
+			wanted, from = oldest, oldest
 		}
 	}
-	return first, nil
+	r.next = l.segment(wanted)
+	return l.segment(from), nil
 }
 
 // leads says whether the server's history goes through the first byte of the segment.

@@ -159,7 +159,7 @@ func (w *walReceiver) open(ctx context.Context, s walreceiver.Server) (*walrecei
 		return nil, err
 	}
 	if fresh {
-		w.out.info("the first receiver of this cluster: for a minute nothing but whole segments is confirmed to the server")
+		w.out.info("receiving is new for this cluster: for a minute only whole segments are confirmed to the server")
 	}
 	return &walreceiver.Opened{Archive: archive, Fresh: fresh, Complete: func(ctx context.Context, segment string) (bool, error) {
 		return w.complete(ctx, archive, s, segment)

@@ -239,3 +239,11 @@ func eachVersion(t *testing.T, test func(t *testing.T, version string)) {
 		t.Run("PostgreSQL"+v, func(t *testing.T) { test(t, v) })
 	}
 }
+
+// removeStandbySignal makes a primary of a stopped standby, as a person should not.
+func removeStandbySignal(t *testing.T, s *pgtest.Server) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(s.Dir, "standby.signal")); err != nil {
+		t.Fatal(err)
+	}
+}
