@@ -12,6 +12,7 @@ import (
 )
 
 func TestCheckTriesTheArchive(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"13", "15", "18"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()

@@ -14,6 +14,7 @@ import (
 
 // TestRecoveryReadsTheExitCodesOfWALFetch lets servers of every version recover from an archive that is away for a while.
 func TestRecoveryReadsTheExitCodesOfWALFetch(t *testing.T) {
+	t.Parallel()
 	for _, version := range pgtest.AllVersions() {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
@@ -111,8 +112,13 @@ func (r *recovery) standbyAsksAgain(t *testing.T) {
 	s, away, calls := r.recovering(t, "standby.signal")
 	write(t, away, "")
 	s.Start(t)
-	eventually(t, "it was asked again", func() bool { return strings.Count(string(read(t, calls)), r.last+"\n") >= 2 })
-	if !s.Running() || s.Query(t, "SELECT pg_is_in_recovery()") != "t" || s.Query(t, rowsOfT) == r.rows {
+	eventually(t, "it was asked again, or it ended", func() bool {
+		return strings.Count(string(read(t, calls)), r.last+"\n") >= 2 || !s.Running()
+	})
+	if !s.Running() {
+		t.Fatal("it ended")
+	}
+	if s.Query(t, "SELECT pg_is_in_recovery()") != "t" || s.Query(t, rowsOfT) == r.rows {
 		t.Errorf("it does not wait:\n%s", s.Log())
 	}
 	pgtest.MustRun(t, exec.Command("rm", away))

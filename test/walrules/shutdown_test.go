@@ -12,6 +12,7 @@ import (
 
 // TestAShutdownDoesNotWaitForStorageThatIsAway: pg_ctl, and the harness, wait for a minute.
 func TestAShutdownDoesNotWaitForStorageThatIsAway(t *testing.T) {
+	t.Parallel()
 	storage := s3test.New(t, s3test.Options{})
 	for version, fault := range map[string]s3test.Faults{"13": {Stall: true}, "18": {Refuse: true}} {
 		t.Run(version, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 // TestASegmentOfOneGigabyteGoesThere is the largest that PostgreSQL has.
 func TestASegmentOfOneGigabyteGoesThere(t *testing.T) {
 	a := newArchive(t)
-	s := a.server("15", pgtest.Options{WALSegMB: 1024})
+	s := a.server("15", pgtest.Options{WALSegMB: 1024, Conf: map[string]string{"wal_init_zero": "off"}})
 	s.Exec(t, "CREATE TABLE t AS SELECT 1 AS n")
 	name := s.SwitchWAL(t)
 	s.WaitQuery(t, "SELECT last_archived_wal FROM pg_stat_archiver", name, 2*time.Minute)

@@ -5,6 +5,8 @@ package walrules
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,16 @@ import (
 
 	"github.com/pgtrove/pgtrove/test/pgtest"
 )
+
+// TestMain lets more tests run at once than there are processors: most of the time they wait for a server.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "5"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	os.Exit(m.Run())
+}
 
 // archive is a repository, in a directory unless a test says otherwise.
 type archive struct {
