@@ -40,8 +40,8 @@ type segment struct {
 	data     []byte // the whole segment, zero behind what was received
 	filled   int    // bytes received
 	follower Follower
-	from     int // where its last part begins
-	parted   int // bytes that parts hold, from the first
+	begins   []int // where each part begins that none replaced, ascending: a part ends where the next one begins, the last at parted
+	parted   int   // bytes that parts hold, from the first
 	parting  bool
 	pushing  bool
 	begun    time.Time // when pushing began
@@ -58,9 +58,8 @@ type job struct {
 }
 
 const (
-	// growing is how long a part gets before the next one begins behind it. So as long as little comes each part takes the place of the one before, and who reads a
-	// segment of 16 MiB reads some 64 of them at most.
-	growing = 256 << 10
+	// largest is how long a part gets by taking in those before it. See segment.begin.
+	largest = 256 << 10
 	// memory is how much of segments is held, if that is two of them at least.
 	memory      = 64 << 20
 	maxSegments = 16
@@ -195,14 +194,33 @@ func (f *flow) part(now time.Time) (job, bool) {
 		if !ok {
 			continue
 		}
-		from := s.parted
-		if s.parted-s.from < growing {
-			from = s.from
-		}
 		s.parting, f.parting = true, true
-		return job{segment: s, part: true, from: from, to: s.filled, facts: facts, begun: now}, true
+		return job{segment: s, part: true, from: s.begin(), to: s.filled, facts: facts, begun: now}, true
 	}
 	return job{}, false
+}
+
+// begin is where the next part begins. It takes the part before it in, and replaces it, as long as that one is no longer than itself and both together have
+// at most largest bytes: so parts get shorter towards the end, each byte is stored again only in a part at least twice as long, and who reads a segment of
+// 16 MiB, however slowly it filled, reads little more than 64 of them.
+func (s *segment) begin() int {
+	from := s.parted
+	for i := len(s.begins) - 1; i >= 0; i-- {
+		before := s.begins[i]
+		if from-before > s.filled-from || s.filled-before > largest {
+			break
+		}
+		from = before
+	}
+	return from
+}
+
+// part takes in that a part is durable.
+func (s *segment) part(j job) {
+	for n := len(s.begins); n > 0 && s.begins[n-1] >= j.from; n-- {
+		s.begins = s.begins[:n-1]
+	}
+	s.begins, s.parted = append(s.begins, j.from), j.to
 }
 
 // done takes in how a job ended.
@@ -225,7 +243,7 @@ func (f *flow) done(now time.Time, j job, err error) {
 	}
 	f.failures, f.until, f.lastErr = 0, time.Time{}, nil
 	if j.part {
-		s.from, s.parted = j.from, j.to
+		s.part(j)
 	} else {
 		s.stored = true
 	}

@@ -147,15 +147,16 @@ func TestWhoIsWaitedForStoresWhatCameWhileThePartBeforeWasStored(t *testing.T) {
 	k.check()
 }
 
-// TestPartsGrowSoThatASegmentHasFew: however slowly it fills.
-func TestPartsGrowSoThatASegmentHasFew(t *testing.T) {
+// TestSmallPartsAreStoredAgainInLargerOnes: however slowly a segment fills, few of its parts have to be read, and not much more is stored than came.
+func TestSmallPartsAreStoredAgainInLargerOnes(t *testing.T) {
 	k := newTank(t, time.Hour)
 	k.urgent = true
-	begins := map[int]bool{}
+	parts, stored := 0, 0
 	for k.received() < k.base+mib-100 {
 		k.receive(100)
 		for _, j := range k.jobs(k.now) {
-			begins[j.from] = true
+			parts++
+			stored += j.to - j.from
 			k.store(j)
 		}
 		if k.durable() != k.received() {
@@ -163,8 +164,12 @@ func TestPartsGrowSoThatASegmentHasFew(t *testing.T) {
 		}
 	}
 	k.check()
-	if len(begins) > mib/growing {
-		t.Errorf("parts begin at %d places", len(begins))
+	// 100 bytes are doubled eleven times before a part is too large to be taken in.
+	if n := len(k.segments[0].begins); n > mib/largest*2+12 {
+		t.Errorf("%d of %d parts are needed", n, parts)
+	}
+	if stored > 8*mib {
+		t.Errorf("%d bytes stored for %d that came", stored, mib)
 	}
 }
 
