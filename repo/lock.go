@@ -135,7 +135,7 @@ func (p *pruner) needLock(ctx context.Context) (keys []string, err error) {
 		}
 	}
 	for sid := range p.sessions {
-		if !p.run.resolved[sid] {
+		if !p.run.resolved[sid] && !slices.Contains(p.nowhere, sessionsPrefix+sid) {
 			keys = append(append(keys, sessionsPrefix+sid), p.segments[sid]...)
 		}
 	}
