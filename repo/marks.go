@@ -104,7 +104,7 @@ func (r *Repo) Unforget(ctx context.Context, id string) error {
 }
 
 // Narrow says that of the archived WAL a snapshot, given by its full ID, needs only what brings it to its own moment, from its start to its
-// stop. Nothing takes that back. It may be pinned, be gone already, or have been narrowed before.
+// stop. Nothing takes that back once a run has seen it; until then TakeBack does. It may be pinned, be gone already, or have been narrowed before.
 func (r *Repo) Narrow(ctx context.Context, id string) error {
 	return r.request(ctx, forgetPrefix+id+narrowSuffix)
 }
