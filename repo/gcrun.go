@@ -33,6 +33,9 @@ type gcRun struct {
 	Narrow       []string   `json:"narrow,omitempty"`        // IDs of snapshots that keep no WAL behind their stop
 	WALSweep     []KeyRange `json:"wal_sweep,omitempty"`     // archived WAL that this run deletes
 	WALCondemned []KeyRange `json:"wal_condemned,omitempty"` // archived WAL that the next run deletes, unless somebody needs it
+	// WALBegun is the part of WALCondemned that a run has begun to delete, this one or one before, perhaps not to the end. It stays there as long as it exists, needed
+	// or not: that run may go on at any time.
+	WALBegun []KeyRange `json:"wal_begun,omitempty"`
 
 	// Made by index: keys of outcomes, and IDs of sessions.
 	valid, expired, resolved, narrow map[string]bool
@@ -118,7 +121,7 @@ func (g *gcRun) validate() error {
 			return fmt.Errorf("pack %q", key)
 		}
 	}
-	for _, r := range slices.Concat(g.WALSweep, g.WALCondemned) {
+	for _, r := range slices.Concat(g.WALSweep, g.WALCondemned, g.WALBegun) {
 		if err := r.validate(); err != nil {
 			return err
 		}

@@ -37,6 +37,19 @@ func (r *Repo) LastValid(ctx context.Context) ([]Commit, error) {
 	return all, nil
 }
 
+// LastExpired lists the snapshots that the newest prune run has ended, and the next one removes: Cluster and ID only.
+func (r *Repo) LastExpired(ctx context.Context) ([]Commit, error) {
+	run, err := r.newestRun(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []Commit
+	for _, e := range run.Expired {
+		all = append(all, Commit{Cluster: e.Cluster, ID: e.ID})
+	}
+	return all, nil
+}
+
 // Raw returns the bytes of an object as they are stored.
 func (r *Repo) Raw(ctx context.Context, key string) ([]byte, error) {
 	b, err := r.store.Get(ctx, key, storage.Range{}, nil)

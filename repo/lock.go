@@ -115,7 +115,7 @@ func (p *pruner) needLock(ctx context.Context) (keys []string, err error) {
 	if err := p.store.List(ctx, keysPrefix, func(i storage.Info) error { keys = append(keys, i.Key); return nil }); err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}
-	going := p.going()
+	going := p.unlocked()
 	for key := range p.fresh {
 		if !going[key] {
 			keys = append(keys, key)
@@ -135,7 +135,7 @@ func (p *pruner) needLock(ctx context.Context) (keys []string, err error) {
 		}
 	}
 	for sid := range p.sessions {
-		if !p.run.resolved[sid] {
+		if !p.run.resolved[sid] && !slices.Contains(p.nowhere, sessionsPrefix+sid) {
 			keys = append(append(keys, sessionsPrefix+sid), p.segments[sid]...)
 		}
 	}
@@ -158,7 +158,7 @@ func (p *pruner) archived(of func(Commit) bool) (keys []string) {
 // comeBack lists what the last run did not know to be needed, and this one does: packs that it condemned, snapshots that it expired, and what
 // was archived for a snapshot before that was committed.
 func (p *pruner) comeBack() (keys []string) {
-	going := p.going()
+	going := p.unlocked()
 	for _, key := range p.last.Condemned {
 		if _, there := p.fresh[key]; there && !going[key] {
 			keys = append(keys, key)
@@ -168,6 +168,19 @@ func (p *pruner) comeBack() (keys []string) {
 		keys = append(keys, snapshotsPrefix+c.Cluster+"/"+c.ID)
 	}
 	return append(keys, p.archived(func(c Commit) bool { return !p.last.valid[snapshotsPrefix+c.Cluster+"/"+c.ID] })...)
+}
+
+// unlocked are the packs that no snapshot needs which stays. Where there is damage, what is condemned stays so whether it is needed or not, so only of what the last
+// run deletes that is known.
+func (p *pruner) unlocked() map[string]bool {
+	if len(p.report.Damage) == 0 {
+		return p.going()
+	}
+	swept := map[string]bool{}
+	for _, key := range p.last.Sweep {
+		swept[key] = true
+	}
+	return swept
 }
 
 // going are the packs that this run or the next one deletes.

@@ -233,6 +233,33 @@ func TestWhatComesBackIsLockedLikeTheRest(t *testing.T) {
 	check(t, b.repo, ids, pieces(23, 20))
 }
 
+// TestWhatDamageKeepsCondemnedIsLockedIfASnapshotNeedsIt: a snapshot comes back whose packs the last run condemned, and another is damaged.
+func TestWhatDamageKeepsCondemnedIsLockedIfASnapshotNeedsIt(t *testing.T) {
+	server := s3test.New(t, s3test.Options{Versions: true})
+	for when, hours := range map[string][2]int{"all is locked for longer": {0, 20}, "all else was": {13, 14}} {
+		b := newLockedBucket(t, server)
+		back, _ := backup(t, b.repo, pieces(71, 20))
+		broken, _ := backup(t, b.repo, pieces(72, 20))
+		prune(t, b.repo, after(0))
+		must(t, b.repo.Forget(t.Context(), back))
+		prune(t, b.repo, after(hours[0]))
+		must(t, b.repo.PinExpired(t.Context(), back))
+		must(t, b.store.Delete(t.Context(), packsOf(t, b.store, broken)[0]))
+		report := prune(t, b.repo, after(hours[1]))
+		if len(report.Damage) == 0 || report.Valid != 2 {
+			t.Fatalf("%s: %+v", when, report)
+		}
+		run, err := b.repo.newestRun(t.Context())
+		must(t, err)
+		locks := b.locks()
+		for _, key := range packsOf(t, b.store, back) {
+			if !slices.Contains(run.Condemned, key) || run.LockedUntil.IsZero() || locks[key].Before(run.LockedUntil) {
+				t.Errorf("%s: %s is locked until %s, and not %s", when, key, locks[key], run.LockedUntil)
+			}
+		}
+	}
+}
+
 func TestTheWALThatASnapshotNeedsStaysLocked(t *testing.T) {
 	b := newLockedBucket(t, s3test.New(t, s3test.Options{Versions: true}))
 	wal := func(sid string) string { return "wal/main/1/00000001/" + sid }

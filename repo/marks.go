@@ -104,7 +104,7 @@ func (r *Repo) Unforget(ctx context.Context, id string) error {
 }
 
 // Narrow says that of the archived WAL a snapshot, given by its full ID, needs only what brings it to its own moment, from its start to its
-// stop. Nothing takes that back. It may be pinned, be gone already, or have been narrowed before.
+// stop. Nothing takes that back once a run has seen it; until then TakeBack does. It may be pinned, be gone already, or have been narrowed before.
 func (r *Repo) Narrow(ctx context.Context, id string) error {
 	return r.request(ctx, forgetPrefix+id+narrowSuffix)
 }
@@ -121,6 +121,27 @@ func (r *Repo) Pin(ctx context.Context, id string) error {
 	}
 	// Only now: a run that began before may have removed it for good in between.
 	if err := r.mustCount(ctx, id); err != nil {
+		return fmt.Errorf("pin %s: %w", id, err)
+	}
+	return nil
+}
+
+// PinExpired pins a snapshot, given by its full ID, that the newest prune run has ended and that is still there: readers show it at once, and the next run
+// that begins lists it as valid again. A run under way that has not seen the pin may remove it for good all the same, so of nil less can be said than of Pin's.
+// ErrNotCounted: the newest run has not ended such a snapshot.
+func (r *Repo) PinExpired(ctx context.Context, id string) error {
+	ended := func(run *gcRun, key string, _ map[string]bool) bool { return run.expired[key] }
+	if err := r.mustBe(ctx, id, ended); err != nil {
+		return fmt.Errorf("pin %s: %w", id, err)
+	}
+	if err := r.request(ctx, pinsPrefix+id); err != nil {
+		return err
+	}
+	// A run that was under way has removed it, or one that began since lists it as valid.
+	back := func(run *gcRun, key string, sessions map[string]bool) bool {
+		return run.expired[key] || run.counts(key, sessions)
+	}
+	if err := r.mustBe(ctx, id, back); err != nil {
 		return fmt.Errorf("pin %s: %w", id, err)
 	}
 	return nil
@@ -153,6 +174,11 @@ func (r *Repo) request(ctx context.Context, key string) error {
 
 // mustCount says whether the newest prune run lets a snapshot count, whatever was asked for: ErrNotCounted if not.
 func (r *Repo) mustCount(ctx context.Context, id string) error {
+	return r.mustBe(ctx, id, (*gcRun).counts)
+}
+
+// mustBe says whether there is a snapshot that the newest prune run holds for what is asked: ErrNotCounted if not.
+func (r *Repo) mustBe(ctx context.Context, id string, what func(run *gcRun, key string, sessions map[string]bool) bool) error {
 	for {
 		outcomes, err := r.outcomes(ctx)
 		if err != nil {
@@ -166,7 +192,7 @@ func (r *Repo) mustCount(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		there, err := r.isSnapshot(ctx, outcomes[id], func(key string) bool { return run.counts(key, sessions) })
+		there, err := r.isSnapshot(ctx, outcomes[id], func(key string) bool { return what(run, key, sessions) })
 		if err != nil {
 			return err
 		}

@@ -41,7 +41,7 @@ func (r *Repo) ownOutcome(ctx context.Context, sid string, keys []string) (strin
 	}
 	a, err := r.announcement(ctx, sid)
 	switch {
-	case errors.Is(err, storage.ErrNotExist):
+	case errors.Is(err, storage.ErrNotExist), errors.Is(err, errNowhere):
 		return "", nil
 	case isLoss(err):
 		return keys[0], nil // who cannot read the announcement takes what there is
@@ -53,4 +53,21 @@ func (r *Repo) ownOutcome(ctx context.Context, sid string, keys []string) (strin
 		return key, nil
 	}
 	return "", nil
+}
+
+// isAnnounced says whether an outcome that no run has looked at yet stands where its session announced that it would. A host may create others under its own cluster.
+func (r *Repo) isAnnounced(ctx context.Context, key string) (bool, error) {
+	a, err := r.announcement(ctx, outcomeSession(key))
+	switch {
+	case errors.Is(err, storage.ErrNotExist): // a run has looked since
+		run, err := r.newestRun(ctx)
+		return err == nil && run.valid[key], err
+	case errors.Is(err, errNowhere):
+		return false, nil
+	case isLoss(err):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	return a.Cluster == outcomeCluster(key), nil
 }

@@ -103,8 +103,9 @@ type Unfinished struct {
 	LastSeen          time.Time // when, by the storage's clock, it last wrote something
 	Repack            bool      // a prune's
 
-	stated uint64
-	err    error // why the announcement cannot be read; then only ID and LastSeen are known
+	stated  uint64
+	nowhere bool  // it can commit nowhere: Cluster is noCluster
+	err     error // why the announcement cannot be read; then only ID and LastSeen are known
 }
 
 // BlockedError says that sessions may still use what the run would delete.
@@ -166,6 +167,7 @@ type pruner struct {
 	segments map[string][]string     // P1: index segments of each session
 	clusters map[string]string       // what sessions announced; "": it cannot be read
 	fencing  map[string]bool         // P2: sessions that this run ends
+	nowhere  []string                // P2: keys of announcements, of those of them that can have no outcome
 	marks    *marks                  // P3
 	outcomes map[string]storage.Info // by key
 	sessions map[string]bool

@@ -89,6 +89,7 @@ func (p *pruner) unended(ctx context.Context) (dead, waiting []Unfinished, err e
 			p.report.Damage = append(p.report.Damage, fmt.Errorf("%w; remove it once no backup runs that began before %s", u.err, u.LastSeen.UTC().Format(time.RFC3339)))
 		case p.isDead(u):
 			dead = append(dead, *u)
+		case u.nowhere: // whatever it uses, no snapshot comes of it
 		case u.stated < p.last.Number && !u.Repack:
 			waiting = append(waiting, *u)
 		}
@@ -103,6 +104,10 @@ func (p *pruner) fenceAll(ctx context.Context, dead []Unfinished) error {
 	p.report.Fenced, p.fencing = dead, map[string]bool{}
 	for _, u := range dead {
 		p.fencing[u.ID] = true
+		if u.nowhere { // its announcement is deleted as if it were resolved
+			p.nowhere = append(p.nowhere, sessionsPrefix+u.ID)
+			continue
+		}
 		if !p.o.DryRun {
 			if err := p.fence(ctx, &u); err != nil {
 				return err
@@ -112,19 +117,25 @@ func (p *pruner) fenceAll(ctx context.Context, dead []Unfinished) error {
 	return nil
 }
 
+// noCluster is where the cluster of a session should stand that can commit nowhere. No outcome is under such a name.
+const noCluster = "/"
+
 // announced reads what a session says of itself; nil if it is gone, resolved by another run.
 func (p *pruner) announced(ctx context.Context, sid string) (*Unfinished, error) {
 	a, err := p.announcement(ctx, sid)
+	nowhere := errors.Is(err, errNowhere)
 	switch {
 	case errors.Is(err, storage.ErrNotExist):
 		return nil, nil
 	case isLoss(err):
 		return &Unfinished{ID: sid, LastSeen: p.seen[sid], err: err}, nil
+	case nowhere:
+		a.Cluster = noCluster
 	case err != nil:
 		return nil, err
 	}
 	return &Unfinished{
-		ID: sid, Cluster: a.Cluster, Host: a.Host, PID: a.PID, Started: a.Started, LastSeen: p.seen[sid], Repack: a.Repack, stated: a.GC,
+		ID: sid, Cluster: a.Cluster, Host: a.Host, PID: a.PID, Started: a.Started, LastSeen: p.seen[sid], Repack: a.Repack, stated: a.GC, nowhere: nowhere,
 	}, nil
 }
 

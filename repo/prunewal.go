@@ -107,7 +107,7 @@ func (all keyRanges) has(key string) bool {
 // carryWAL makes the run say of WAL what the last one said, and sweep none. What that one has begun to delete, and perhaps not to the end, no
 // writer must count on.
 func (p *pruner) carryWAL() {
-	p.run.WALSweep, p.run.WALCondemned = nil, newKeyRanges(p.last.WALSweep, p.last.WALCondemned)
+	p.run.WALSweep, p.run.WALCondemned, p.run.WALBegun = nil, p.last.goingWAL(), p.last.begunWAL()
 	p.report.WALSwept, p.report.WALCondemned = nil, nil
 	narrow := map[string]bool{}
 	for _, list := range []map[string]bool{p.run.valid, p.run.expired} {
@@ -129,8 +129,8 @@ func (p *pruner) planWAL(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find out which WAL is needed: %w", err)
 	}
-	begun, marked := newKeyRanges(p.last.WALSweep), newKeyRanges(p.last.WALSweep, p.last.WALCondemned)
-	var sweep, condemned walRows
+	begun, marked := p.last.begunWAL(), p.last.goingWAL()
+	var sweep, condemned, barred walRows
 	if err := p.store.List(ctx, walPrefix, func(i storage.Info) error {
 		p.report.WALStored.add(i.Size)
 		use, follows, err := judge(ctx, i.Key)
@@ -148,13 +148,15 @@ func (p *pruner) planWAL(ctx context.Context) error {
 			p.replaced.swept.add(i.Size)
 		}
 		sweep.add(i, goes, follows)
-		condemned.add(i, !goes && (use == WALUnneeded || use == WALParting || begun.has(i.Key)), follows)
+		condemned.add(i, !goes && (use == WALUnneeded || use == WALParting), follows)
+		barred.add(i, !goes && begun.has(i.Key), follows)
 		return nil
 	}); err != nil {
 		return fmt.Errorf("list WAL: %w", err)
 	}
 	p.report.WALSwept, p.report.WALCondemned = sweep.rows, condemned.rows
-	p.run.WALSweep, p.run.WALCondemned = sweep.ranges(), condemned.ranges()
+	p.run.WALSweep, p.run.WALBegun = sweep.ranges(), barred.ranges()
+	p.run.WALCondemned = newKeyRanges(condemned.ranges(), p.run.WALBegun)
 	return nil
 }
 
@@ -270,6 +272,9 @@ func commonPrefix(a, b string) string {
 
 // goingWAL are the archived files that this run deletes or the next one may: to a writer they are gone.
 func (g *gcRun) goingWAL() keyRanges { return newKeyRanges(g.WALSweep, g.WALCondemned) }
+
+// begunWAL are those that this run deletes, or one before it has begun to.
+func (g *gcRun) begunWAL() keyRanges { return newKeyRanges(g.WALSweep, g.WALBegun) }
 
 // LosesWAL says whether the archived WAL file under key is about to be deleted, as no snapshot needed it when the session began: a snapshot
 // must not count on it.

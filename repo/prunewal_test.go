@@ -340,10 +340,54 @@ func TestABackupDoesNotCountOnWALThatIsAboutToGo(t *testing.T) {
 		t.Errorf("swept before, and needed now: %v", got)
 	}
 	w.leaves(t, "in the end", 4, 5, 6, 7, 8, 9)
-	prune(t, w.r, o)
-	if got := ask(); len(got) > 0 {
-		t.Errorf("a run later: %v", got)
+	for range 3 { // for that run may still go on
+		if report := prune(t, w.r, o); len(report.WALCondemned) > 0 {
+			t.Errorf("the next run deletes %v", report.WALCondemned)
+		}
+		if got := ask(); !slices.Equal(got, []int{4, 5}) {
+			t.Errorf("some runs later: %v", got)
+		}
 	}
+	must(t, w.store.Delete(t.Context(), walFile(4)))
+	prune(t, w.r, o)
+	if got := ask(); !slices.Equal(got, []int{5}) {
+		t.Errorf("when one is gone: %v", got)
+	}
+}
+
+// TestWALThatARunBeganToDeleteCountsForNoWriterAgain: the run is held up, and its WAL is needed again before it goes on. That may be so of a branch that was taken over,
+// when the snapshot leaves that took it over.
+func TestWALThatARunBeganToDeleteCountsForNoWriterAgain(t *testing.T) {
+	w := newWALWorld(t)
+	putWAL(t, w.store, upTo(9)...)
+	w.backup(t, 6)
+	w.prune(t) // condemns 1 to 5
+	again := w.pruning()
+	again.WAL = func(context.Context, []Commit, []Commit) (WALJudge, error) {
+		return func(context.Context, string) (WALUse, bool, error) { return WALNeeded, true, nil }, nil
+	}
+	held := false
+	r := w.open(t, fault.New(w.store, func(op fault.Op) fault.Action {
+		if op.Verb != fault.Delete || !strings.HasPrefix(op.Key, walPrefix) || held {
+			return fault.Action{}
+		}
+		held = true
+		for range 3 {
+			prune(t, w.r, again)
+			must(t, w.r.Write(t.Context(), options(), func(_ context.Context, s *Session) error {
+				for n := 1; n <= 9; n++ {
+					if key := walFile(n); s.LosesWAL(key) != (n <= 5) {
+						t.Errorf("a writer counts on %s, or does not, and should: %v", key, n > 5)
+					}
+				}
+				return nil
+			}))
+			again.Now = func() time.Time { return time.Now().Add(48 * time.Hour) } // the session is over
+		}
+		return fault.Action{}
+	}))
+	prune(t, r, w.pruning())
+	w.leaves(t, "in the end", 6, 7, 8, 9)
 }
 
 func TestASweepOfWALStopsWhenANewerRunBegins(t *testing.T) {
@@ -457,6 +501,9 @@ func TestARunThatNamesAnythingButWALOfOneTimelineIsDamaged(t *testing.T) {
 		}
 		if g := (&gcRun{WALCondemned: []KeyRange{r}}); g.validate() == nil {
 			t.Errorf("%v is accepted to be condemned", r)
+		}
+		if g := (&gcRun{WALBegun: []KeyRange{r}}); g.validate() == nil {
+			t.Errorf("%v is accepted to be condemned for good", r)
 		}
 	}
 }

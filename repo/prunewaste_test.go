@@ -1,9 +1,9 @@
 package repo
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
-
 	"testing"
 
 	"github.com/pgtrove/pgtrove/chunk"
@@ -101,4 +101,36 @@ func TestALimitedRunLeavesPacksThatAreMostlyAlive(t *testing.T) {
 		t.Errorf("%+v", report)
 	}
 	check(t, owner, ids, data[:12])
+}
+
+// TestRepackingDoesNotRelyOnAPackThatTheSameRunCondemns: a chunk stands in a pack that is repacked, and in one in which nothing is counted as alive.
+func TestRepackingDoesNotRelyOnAPackThatTheSameRunCondemns(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	data := pieces(40, 20)
+	both := make([]string, 2)
+	must(t, r.Write(t.Context(), options(), func(ctx context.Context, a *Session) error { // two at once store the same chunk
+		return r.Write(ctx, options(), func(ctx context.Context, b *Session) error {
+			both[0], both[1] = a.ID(), b.ID()
+			ids := putAll(ctx, t, a, data[:10])
+			others := putAll(ctx, t, b, append(slices.Clone(data[:1]), data[10:]...))
+			must(t, commitIDs(ctx, a, ids))
+			return commitIDs(ctx, b, others)
+		})
+	}))
+	_, ids := backup(t, r, data[:1])
+	for _, sid := range both {
+		must(t, r.Forget(t.Context(), sid))
+	}
+	repacked := 0
+	for range 4 {
+		report := prune(t, r, pruning())
+		if repacked += report.Repacked.Packs; report.Rescued.Packs > 0 {
+			t.Errorf("%+v", report)
+		}
+		check(t, r, ids, data[:1])
+	}
+	if left := list(t, f.store, packsPrefix); repacked != 1 || len(left) != 1 {
+		t.Errorf("repacked %d packs, left %v", repacked, left)
+	}
 }

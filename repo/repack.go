@@ -27,7 +27,7 @@ func (p *pruner) repack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m := &mover{pruner: p, to: p.newCopier(s)}
+	m := &mover{pruner: p, to: p.newCopier(s), going: p.going()}
 	for _, key := range slices.Sorted(maps.Keys(p.survey.repacked)) {
 		err := m.pack(ctx, key)
 		if isLoss(err) {
@@ -52,7 +52,8 @@ func (p *pruner) repack(ctx context.Context) error {
 // mover decides what is copied.
 type mover struct {
 	*pruner
-	to *copier
+	to    *copier
+	going map[string]bool // packs, as planned
 }
 
 // pack copies what is alive in one pack. Its bytes are believed because they have the hash that is its name.
@@ -117,7 +118,7 @@ func (m *mover) standsElsewhere(id chunk.ID) (bool, error) {
 	}
 	return slices.ContainsFunc(all, func(l pack.Location) bool {
 		k := m.survey.byKey[l.Pack]
-		return k != nil && k.usable() && !k.lost && !m.survey.repacked[l.Pack]
+		return k != nil && k.usable() && !k.lost && !m.going[l.Pack]
 	}), nil
 }
 

@@ -176,7 +176,7 @@ func (r *Repo) unfinished(ctx context.Context, l *listing, cluster, self string)
 			continue
 		}
 		a, err := r.announcement(ctx, sid)
-		if isLoss(err) || errors.Is(err, storage.ErrNotExist) {
+		if isLoss(err) || errors.Is(err, storage.ErrNotExist) || errors.Is(err, errNowhere) {
 			continue
 		}
 		if err != nil {
@@ -214,6 +214,10 @@ func (r *Repo) newestSnapshot(ctx context.Context, l *listing, cluster string, o
 	return "", nil
 }
 
+// errNowhere says that an announcement names no place where its session could commit: whoever may create announcements may write anything into one.
+var errNowhere = errors.New("the session can commit nowhere")
+
+// announcement reads what a session announced. With errNowhere, too, it is returned: then Cluster is no cluster's name.
 func (r *Repo) announcement(ctx context.Context, sid string) (*announcement, error) {
 	key := sessionsPrefix + sid
 	b, err := r.get(ctx, kindSession, key)
@@ -226,6 +230,10 @@ func (r *Repo) announcement(ctx context.Context, sid string) (*announcement, err
 	}
 	if a.Version != 1 {
 		return nil, fmt.Errorf("%w: %s has version %d", ErrVersion, key, a.Version)
+	}
+	place := snapshotsPrefix + a.Cluster + "/" + sid
+	if storage.CheckKey(place) != nil || outcomeCluster(place) != a.Cluster || outcomeSession(place) != sid {
+		return &a, fmt.Errorf("%s: %w", key, errNowhere)
 	}
 	return &a, nil
 }

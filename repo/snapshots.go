@@ -37,11 +37,11 @@ func (r *Repo) Commits(ctx context.Context, cluster string, fn func(Commit) erro
 
 // AllCommits is Commits, with those that are forgotten but not yet removed.
 func (r *Repo) AllCommits(ctx context.Context, cluster string, fn func(Commit) error) error {
-	all, keys, err := r.counting(ctx, cluster)
+	all, outcomes, err := r.counting(ctx, cluster)
 	if err != nil {
 		return err
 	}
-	fetch := func(ctx context.Context, i int) (bool, error) { return r.fill(ctx, keys[i], &all[i]) }
+	fetch := func(ctx context.Context, i int) (bool, error) { return r.fill(ctx, outcomes[i], &all[i]) }
 	return inOrder(ctx, len(all), fetch, func(i int, there bool) error {
 		if !there {
 			return nil
@@ -53,7 +53,7 @@ func (r *Repo) AllCommits(ctx context.Context, cluster string, fn func(Commit) e
 // NewestCommits calls fn for the commits of a cluster as Commits does, the newest session first, and reads no more of them when fn says that
 // it has seen enough.
 func (r *Repo) NewestCommits(ctx context.Context, cluster string, fn func(Commit) (enough bool, err error)) error {
-	all, keys, err := r.counting(ctx, cluster)
+	all, outcomes, err := r.counting(ctx, cluster)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (r *Repo) NewestCommits(ctx context.Context, cluster string, fn func(Commit
 		if all[i].Forgotten && !all[i].Pinned {
 			continue
 		}
-		there, err := r.fill(ctx, keys[i], &all[i])
+		there, err := r.fill(ctx, outcomes[i], &all[i])
 		if err != nil {
 			return err
 		}
@@ -75,8 +75,14 @@ func (r *Repo) NewestCommits(ctx context.Context, cluster string, fn func(Commit
 	return nil
 }
 
-// counting gives the snapshots that count, by name, and the keys of their outcomes, of which none was read yet: some may be no snapshots.
-func (r *Repo) counting(ctx context.Context, cluster string) (all []Commit, keys []string, err error) {
+// counted is an outcome that counts, as far as names tell.
+type counted struct {
+	key  string
+	open bool // no run has looked at it yet: whether its session announced it there only the announcement says
+}
+
+// counting gives the snapshots that count, by name, and their outcomes, of which none was read yet: some may be no snapshots, or not where they belong.
+func (r *Repo) counting(ctx context.Context, cluster string) (all []Commit, found []counted, err error) {
 	outcomes, err := r.outcomes(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -94,9 +100,9 @@ func (r *Repo) counting(ctx context.Context, cluster string) (all []Commit, keys
 	if err != nil {
 		return nil, nil, err
 	}
-	found := slices.Concat(slices.Collect(maps.Values(outcomes))...)
-	slices.Sort(found)
-	for _, key := range found {
+	keys := slices.Concat(slices.Collect(maps.Values(outcomes))...)
+	slices.Sort(keys)
+	for _, key := range keys {
 		where, sid := outcomeCluster(key), outcomeSession(key)
 		if where == pruneCluster || cluster != "" && where != cluster {
 			continue
@@ -108,10 +114,10 @@ func (r *Repo) counting(ctx context.Context, cluster string) (all []Commit, keys
 		if run.counts(key, sessions) || run.expired[key] && marks.pinned[sid] {
 			all = append(all, Commit{Cluster: where, ID: sid, Pinned: marks.pinned[sid], Forgotten: marks.forgotten[sid], Last: marks.last[sid],
 				Narrowed: run.narrow[sid] || marks.narrowed[sid]})
-			keys = append(keys, key)
+			found = append(found, counted{key: key, open: !run.valid[key] && !run.expired[key]})
 		}
 	}
-	return all, keys, nil
+	return all, found, nil
 }
 
 // errRunsLost says that prunes have run, and that what the last one decided is gone: before the first one, no session is deleted.
@@ -119,9 +125,14 @@ func errRunsLost(key string) error {
 	return fmt.Errorf("%w: the session of %s is gone, so a prune has run, but nothing under %s says what it decided: put its newest object back", ErrDamaged, key, gcPrefix)
 }
 
-// fill reads a commit. false: it is none, or was removed since.
-func (r *Repo) fill(ctx context.Context, key string, c *Commit) (bool, error) {
-	o, err := r.outcome(ctx, key)
+// fill reads a commit. false: it is none, does not belong there, or was removed since.
+func (r *Repo) fill(ctx context.Context, at counted, c *Commit) (bool, error) {
+	if at.open {
+		if own, err := r.isAnnounced(ctx, at.key); err != nil || !own {
+			return false, err
+		}
+	}
+	o, err := r.outcome(ctx, at.key)
 	switch {
 	case errors.Is(err, storage.ErrNotExist):
 		return false, nil

@@ -64,7 +64,7 @@ func (p *pruner) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var ended []string
+	ended := slices.Clone(p.nowhere)
 	for sid := range p.sessions {
 		if p.run.resolved[sid] {
 			ended = append(ended, sessionsPrefix+sid)

@@ -12,6 +12,7 @@ type family struct {
 	size      pg.SegmentSize
 	histories map[pg.Timeline]pg.History
 	unsure    bool // there are timelines whose history cannot be read
+	whole     bool // the histories of all timelines of which there is anything were looked for
 }
 
 // branches are the timelines that are needed as a whole, each with the start of the oldest snapshot that needs it. A server that was restored from a narrow
@@ -76,7 +77,7 @@ func beginning(h pg.History, size pg.SegmentSize) uint64 {
 }
 
 // familyOf reads the histories of the timelines that servers began behind the snapshots: numbers follow each other, since PostgreSQL looks for the last one in
-// the archive, too. Where none is narrow nobody asks.
+// the archive, too. Where none is narrow nobody asks. What stands behind a gap in the numbers complete finds.
 func (j *Judge) familyOf(ctx context.Context, l lineage, c *claims) (*family, error) {
 	f := &family{size: c.size, histories: map[pg.Timeline]pg.History{}}
 	all := append(append([]Snapshot{}, c.stay...), c.leave...)
@@ -109,6 +110,68 @@ func (j *Judge) familyOf(ctx context.Context, l lineage, c *claims) (*family, er
 		}
 	}
 	return f, nil
+}
+
+// givesOver says whether there is a branch that needs no timeline of its own any more.
+func (f family) givesOver(snapshots []Snapshot) bool {
+	for _, s := range snapshots {
+		for _, h := range f.histories {
+			if s.Narrow && f.leaves(h, s) && givenOver(h, s, snapshots) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// complete finds the timelines behind gaps in the numbers, where somebody has removed a history: before anything is given over, for a branch needs all that leads to it,
+// and the keys of the branch may come last. It lists the archive once more, at most.
+func (j *Judge) complete(ctx context.Context, l lineage, c *claims) error {
+	f := c.family
+	if f.whole || f.unsure || !f.givesOver(c.stay) && !f.givesOver(c.leave) {
+		return nil
+	}
+	f.whole = true
+	a := Archive{Objects: j.objects, Cluster: l.cluster, System: l.system}
+	var keys keyReader
+	there := map[pg.Timeline]bool{} // whether its history is
+	if err := j.objects.List(ctx, a.prefix(), func(key string, _ int64) error {
+		if p, n, ok := keys.read(key); ok {
+			there[p.timeline] = there[p.timeline] || n.Kind == History
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for tli, known := range there {
+		if _, read := f.histories[tli]; read {
+			continue
+		}
+		if !known {
+			f.unsure = f.unsure || tli > 1
+			continue
+		}
+		h, err := a.history(ctx, tli)
+		switch {
+		case unreadable(err):
+			f.unsure = true
+		case err != nil:
+			return err
+		default:
+			f.histories[tli] = h
+		}
+	}
+	return nil
+}
+
+// unsure says whether there are timelines whose history is damaged or gone.
+func (c *Coverage) unsure() bool {
+	for tli := range c.timelines {
+		if _, known := c.History(tli); !known {
+			return true
+		}
+	}
+	return false
 }
 
 // unreadable tells what is wrong with an object from what is wrong with the storage.

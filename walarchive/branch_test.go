@@ -2,6 +2,7 @@ package walarchive
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 )
 
@@ -76,5 +77,52 @@ func TestABranchIsNotGivenOverWhileAHistoryCannotBeRead(t *testing.T) {
 	m.damaged = a.Key(Name{History, 3, "00000003.history"})
 	if got := uses(t, a, c.judge(a)); len(got[Needed]) != 6 {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestABranchBehindAGapInTheNumbersKeepsWhatLeadsToIt: 4 leaves 2 in front of the snapshot that takes 2 over, and 3 is not there: its history was damaged, and removed.
+func TestABranchBehindAGapInTheNumbersKeepsWhatLeadsToIt(t *testing.T) {
+	inside := fmt.Sprintf("1\t%s\tx\n", at(6, 6000))
+	third := inside + fmt.Sprintf("2\t%s\tx\n", at(11, 100))
+	fourth := inside + fmt.Sprintf("2\t%s\tx\n", at(8, 100))
+	stay := []Snapshot{narrowAt(1, 5, 6), whole(snapshotAt(2, 10))}
+	for name, c := range map[string]struct {
+		needCase
+		damaged string // a history
+		lists   int    // besides the listing that is judged
+	}{
+		"every number is there":             {needCase{rows: rows{1: {1, 8}, 2: {6, 12}, 4: {8, 12}}, histories: texts{2: inside, 3: third, 4: fourth}, unneeded: "1:1-4 1:7-8"}, "", 1},
+		"a gap":                             {needCase{rows: rows{1: {1, 8}, 2: {6, 12}, 4: {8, 12}}, histories: texts{2: inside, 4: fourth}, unneeded: "1:1-4 1:7-8"}, "", 1},
+		"a gap, and a branch that ended":    {needCase{rows: rows{1: {1, 8}, 2: {6, 12}}, histories: texts{2: inside, 4: third}, unneeded: "1:1-4 1:7-8 2:7-9"}, "", 1},
+		"a gap, and a damaged history":      {needCase{rows: rows{1: {1, 8}, 2: {6, 12}}, histories: texts{2: inside, 4: fourth}, unneeded: "1:1-4 1:7-8"}, "00000004.history", 1},
+		"WAL of a timeline without one":     {needCase{rows: rows{1: {1, 8}, 2: {6, 12}, 4: {8, 12}}, histories: texts{2: inside}, unneeded: "1:1-4 1:7-8"}, "", 1},
+		"no snapshot takes the branch over": {needCase{rows: rows{1: {1, 8}, 2: {6, 12}, 4: {8, 12}}, histories: texts{2: inside, 4: fourth}, stay: stay[:1], unneeded: "1:1-4 1:7-8"}, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, m := newArchive()
+			c.push(t, a)
+			if c.damaged != "" {
+				m.damaged = a.prefix() + c.damaged
+			}
+			if c.stay == nil {
+				c.stay = stay
+			}
+			got := uses(t, a, c.judge(a))
+			if u := spelt(got[Unneeded]); u != c.unneeded {
+				t.Errorf("unneeded %q and not %q", u, c.unneeded)
+			}
+			if m.lists != 1+c.lists {
+				t.Errorf("listed %d times", m.lists)
+			}
+			there := scan(t, a)
+			h, _ := there.History(2)
+			for _, w := range there.needed(h, c.stay) {
+				for n := max(w.First, 6); n <= min(w.Last, 12); n++ {
+					if name := segmentName(2, n); !slices.Contains(got[Needed], name) {
+						t.Errorf("readers hold %s for needed", name)
+					}
+				}
+			}
+		})
 	}
 }

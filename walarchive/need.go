@@ -188,6 +188,9 @@ func (j *Judge) turn(ctx context.Context, p place, c *claims, first uint64) erro
 		}
 	}
 	c.family.histories[p.timeline] = h
+	if err := j.complete(ctx, p.lineage, c); err != nil {
+		return err
+	}
 	begun := first <= beginning(h, c.size)
 	j.at, j.stay, j.leave = p, c.family.needed(h, c.stay, begun), c.family.needed(h, c.leave, begun)
 	return nil
@@ -257,7 +260,7 @@ func lastOf(spans []Span, n uint64) (last uint64, ok bool) {
 
 // needed says the same as a Judge does.
 func (c *Coverage) needed(h pg.History, snapshots []Snapshot) []Span {
-	f := family{size: c.SegmentSize, histories: c.histories, unsure: len(c.doubts) > 0}
+	f := family{size: c.SegmentSize, histories: c.histories, unsure: c.unsure()}
 	_, begun := c.find(h.Timeline(), beginning(h, c.SegmentSize))
 	if _, ok := c.receivedTo(h.Timeline(), beginning(h, c.SegmentSize)); ok {
 		begun = true

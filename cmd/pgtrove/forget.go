@@ -153,6 +153,9 @@ func (a *app) forget(ctx context.Context, r *repo.Repo, names []string, o forget
 			chosen = append(chosen, commit)
 		}
 	}
+	if err := noneShared(ctx, r, chosen); err != nil {
+		return err
+	}
 	if err := a.leavesGood(ctx, r, c, chosen, o.allowLast); err != nil {
 		return err
 	}
@@ -196,6 +199,22 @@ func findListed(ctx context.Context, r *repo.Repo, c *catalog, name string) (rep
 		}
 	}
 	return commit, err
+}
+
+// noneShared refuses what another cluster has an object of the same ID of: a request names no cluster, so both would go. Who takes over a host can make such
+// objects.
+func noneShared(ctx context.Context, r *repo.Repo, chosen []repo.Commit) error {
+	known, err := r.Retention(ctx, chosen, repo.RetentionOptions{Now: time.Now(), AcceptTimes: true}) // the ages do not matter here
+	if err != nil {
+		return err
+	}
+	for i, commit := range chosen {
+		if known[i].Shared {
+			return withHint(refused("forget %s: another cluster has one of the same ID, and a request would be about both; nothing was changed", commit.ID),
+				"`pgtrove prune` removes the one that no backup of its cluster began")
+		}
+	}
+	return nil
 }
 
 func pinnedError(id string) error {

@@ -32,6 +32,7 @@ type retainer struct {
 	now      time.Time
 	place    string            // of the repository
 	walState snapshot.WALState // that the next snapshots have
+	timeline pg.Timeline       // that the next snapshots are taken on
 	stdout   bytes.Buffer
 	stderr   bytes.Buffer
 }
@@ -46,7 +47,7 @@ func newRetainer(t *testing.T) *retainer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &retainer{t: t, identity: ids[0], now: morning(0), walState: snapshot.WALComplete}
+	w := &retainer{t: t, identity: ids[0], now: morning(0), walState: snapshot.WALComplete, timeline: 1}
 	w.app = &app{env: environmentOf(nil), out: &output{stdout: &w.stdout, stderr: &w.stderr}, unattended: true}
 	w.settings.CacheDir = filepath.Join(t.TempDir(), "cache")
 	w.store = mem.New(func() time.Time { return w.now })
@@ -112,7 +113,7 @@ func (w *retainer) take(cluster string, day int) string {
 		m := &snapshot.Manifest{
 			Version: snapshot.Version, ID: sid, Cluster: cluster,
 			Server: snapshot.Server{SystemID: testSystem, Version: 150018, BlockSize: 8192, WALSegmentSize: testSegment},
-			Window: snapshot.Window{Timeline: 1, StopTimeline: 1, StartLSN: segment + 40, StopLSN: segment + 4096, StartTime: w.now.Add(-time.Minute), StopTime: w.now},
+			Window: snapshot.Window{Timeline: w.timeline, StopTimeline: w.timeline, StartLSN: segment + 40, StopLSN: segment + 4096, StartTime: w.now.Add(-time.Minute), StopTime: w.now},
 			Totals: snapshot.Totals{Size: res.Size, Files: res.Files}, BackupLabel: []byte("START WAL LOCATION\n"), Root: res.Root, WAL: w.walState,
 		}
 		text, err := m.Marshal()

@@ -49,43 +49,40 @@ func (a *app) lastGood(ctx context.Context, r *repo.Repo, c *catalog, going, lef
 }
 
 // stillGood looks again after requests were made: somebody else may have forgotten at the same time what these counted on. Then they are taken back, as far as
-// no prune has come first, unless the other has said that nothing need be left.
+// no prune has come first, unless the other has said that nothing need be left. It looks at every cluster, and goes on where something cannot be taken back.
 func (a *app) stillGood(ctx context.Context, r *repo.Repo, made []repo.Commit) error {
+	var u undone
 	clusters := map[string][]repo.Commit{}
 	for _, commit := range made {
 		clusters[commit.Cluster] = append(clusters[commit.Cluster], commit)
 	}
 	for _, cluster := range slices.Sorted(maps.Keys(clusters)) {
-		c, err := loadCatalog(ctx, r, cluster)
+		last, err := a.lastNow(ctx, r, cluster, clusters[cluster])
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(c.commits, func(commit repo.Commit) bool { return hidden(commit) && commit.Last }) {
-			continue
+		if last != "" {
+			u.takeBack(ctx, r, "of cluster "+cluster+" this would leave "+last, clusters[cluster], nil)
 		}
-		var going []*snapshot.Manifest
-		for _, commit := range clusters[cluster] {
-			if m, err := parseCommit(commit); err == nil {
-				going = append(going, m)
-			}
-		}
-		gone := &catalog{commits: clusters[cluster], snapshots: c.snapshots}
-		gone.commits = append(slices.Clone(gone.commits), c.commits...)
-		last, err := a.lastGood(ctx, r, gone, going, c.snapshots)
-		if err != nil {
-			return err
-		}
-		if last == "" {
-			continue
-		}
-		for _, commit := range clusters[cluster] {
-			if err := r.Unforget(ctx, commit.ID); err != nil {
-				return withHint(refused("forget: somebody else has forgotten snapshots of cluster %s at the same time, which leaves %s of it; and this could not be taken back: %w", cluster, last, err),
-					"`pgtrove pin %s` brings it back", commit.ID)
-			}
-		}
-		return withHint(refused("forget: somebody else has forgotten snapshots of cluster %s at the same time, and together that would leave %s of it; what was asked for here is taken back", cluster, last),
-			"`pgtrove snapshots` shows what is left; let one host forget")
 	}
-	return nil
+	return u.err()
+}
+
+// lastNow is lastGood of what is there now, without what was forgotten here.
+func (a *app) lastNow(ctx context.Context, r *repo.Repo, cluster string, made []repo.Commit) (last string, err error) {
+	c, err := loadCatalog(ctx, r, cluster)
+	if err != nil {
+		return "", err
+	}
+	if slices.ContainsFunc(c.commits, func(commit repo.Commit) bool { return hidden(commit) && commit.Last }) {
+		return "", nil
+	}
+	var going []*snapshot.Manifest
+	for _, commit := range made {
+		if m, err := parseCommit(commit); err == nil {
+			going = append(going, m)
+		}
+	}
+	gone := &catalog{commits: append(slices.Clone(made), c.commits...), snapshots: c.snapshots}
+	return a.lastGood(ctx, r, gone, going, c.snapshots)
 }

@@ -118,7 +118,7 @@ func planResult(plan *forgetPlan, dryRun bool) planJSON {
 			}
 		}
 		c.Kept = len(p.verdicts) - c.Removed
-		for _, i := range p.unreachable {
+		for _, i := range p.unreachable() {
 			c.Unreachable = append(c.Unreachable, intervalJSON{jsonTime(i.from), jsonTime(i.to)})
 		}
 		j.Kept, j.Removed, j.Narrowed = j.Kept+c.Kept, j.Removed+c.Removed, j.Narrowed+c.Narrowed
@@ -209,7 +209,7 @@ func planText(plan *forgetPlan, sum planJSON) string {
 			writeWindows(&b, "before", p.before)
 			writeWindows(&b, "after", p.after)
 		}
-		for _, u := range p.unreachable {
+		for _, u := range p.unreachable() {
 			fmt.Fprintf(&b, "  inside --pitr-window, but recoverable neither before nor after: %s to %s\n", showTime(u.from), showTime(u.to))
 		}
 	}

@@ -21,17 +21,18 @@ type forgetPlan struct {
 
 // clusterPlan is what they make of one.
 type clusterPlan struct {
-	cluster     string
-	commits     map[string]repo.Commit        // by ID, as the others
-	manifests   map[string]*snapshot.Manifest // of those that can be read
-	states      map[string]snapshot.WALState  // likewise
-	ages        map[string]repo.Retained      //
-	lacking     map[string]bool               // that lack something which is gone or damaged
-	verdicts    []snapshot.Verdict            // the oldest first
-	before      []systemWindow                // what can be recovered now
-	after       []systemWindow                // and what when the plan was carried out
-	unreachable []interval                    // of the time that is promised
-	archives    map[archiveKey]*plannedArchive
+	cluster   string
+	commits   map[string]repo.Commit        // by ID, as the others
+	manifests map[string]*snapshot.Manifest // of those that can be read
+	states    map[string]snapshot.WALState  // likewise
+	ages      map[string]repo.Retained      //
+	lacking   map[string]bool               // that lack something which is gone or damaged
+	verdicts  []snapshot.Verdict            // the oldest first
+	before    []systemWindow                // what can be recovered now
+	after     []systemWindow                // and what when the plan was carried out
+	live      []liveTimeline                // that may be in use
+	promised  interval                      // by --pitr-window; else zero
+	archives  map[archiveKey]*plannedArchive
 }
 
 type systemWindow struct {
@@ -105,37 +106,6 @@ func (plan *forgetPlan) damage() error {
 	return withHint(classified{err, repo.ErrDamaged}, "`pgtrove verify` says what is concerned; a backup may store it again, and `pgtrove forget ID` gives up what is lost")
 }
 
-// carryOut makes the requests. Each that was made is one less for the next run, which makes the same plan of what is left.
-func (a *app) carryOut(ctx context.Context, r *repo.Repo, plan *forgetPlan) error {
-	forgotten, narrowed := 0, 0
-	var made []repo.Commit
-	for _, p := range plan.clusters {
-		for _, v := range p.verdicts {
-			switch {
-			case p.forgets(v):
-				if err := r.Forget(ctx, v.ID); errors.Is(err, repo.ErrPinned) {
-					a.out.warn("snapshot %s stays: it has been pinned meanwhile", v.ID)
-					continue
-				} else if err != nil {
-					return err
-				}
-				forgotten++
-				made = append(made, p.commits[v.ID])
-			case p.narrows(v):
-				if err := r.Narrow(ctx, v.ID); err != nil {
-					return err
-				}
-				narrowed++
-			}
-		}
-	}
-	if err := a.stillGood(ctx, r, made); err != nil {
-		return err
-	}
-	a.out.info("forgot %s, narrowed %d", showCount(int64(forgotten), "snapshot", "snapshots"), narrowed)
-	return nil
-}
-
 // forgets says whether a request is to be made.
 func (p *clusterPlan) forgets(v snapshot.Verdict) bool { return !v.Keep() }
 
@@ -199,51 +169,96 @@ func (p *clusterPlan) judge(ctx context.Context, r *repo.Repo, now time.Time, po
 		}
 		p.states[id] = walState(m, p.archives[k].Coverage)
 	}
-	all := func(string) (stays, narrow bool) { return true, false }
-	if p.before, err = p.windows(ctx, all); err != nil {
+	for again := true; again; again = p.passBroken() { // the headers that are read tell which
+		all := func(string) (stays, narrow bool) { return true, false }
+		if p.before, err = p.windows(ctx, all); err != nil {
+			return err
+		}
+	}
+	if err := p.findLive(ctx, r, now); err != nil {
 		return err
 	}
-	p.passBroken()
-	var candidates []snapshot.Candidate
-	live := p.live()
+	lost := ""
+	for _, bases := range []map[string]bool{p.bases(p.newestGood(now), now), p.goodOnes()} { // fewer may not do where broken ones take part in what is kept
+		if err := p.apply(ctx, now, policy, bases); err != nil {
+			return err
+		}
+		if lost = p.broken(p.after, p.outside(p.before)); lost == "" {
+			return nil
+		}
+	}
+	return withHint(refused("forget: by this plan %s; nothing was changed", lost),
+		"a backup makes a new base; or `pgtrove forget ID`, which goes by no plan, gives up what `pgtrove snapshots` does not call complete")
+}
+
+// apply makes the verdicts of a policy, of which bases have to stay with all WAL behind them.
+func (p *clusterPlan) apply(ctx context.Context, now time.Time, policy snapshot.Policy, bases map[string]bool) (err error) {
+	candidates, stretches := p.candidates(bases), p.stretches()
+	p.promised.from, p.promised.to = policy.Promised(now, candidates, stretches)
+	if !policy.PITR.IsZero() {
+		reaching := p.reaching(p.promised.from, now)
+		for i, c := range candidates {
+			if c.Held == "" && reaching[c.ID] {
+				candidates[i].Held = "pitr window " + policy.PITR.String()
+			}
+		}
+	}
+	p.verdicts = policy.Judge(now, candidates, stretches)
+	verdicts := map[string]snapshot.Verdict{}
+	for _, v := range p.verdicts {
+		verdicts[v.ID] = v
+	}
+	p.after, err = p.windows(ctx, func(id string) (stays, narrow bool) { return verdicts[id].Keep(), p.narrows(verdicts[id]) })
+	return err
+}
+
+// unreachable is what of the promised time cannot be recovered, before as after.
+func (p *clusterPlan) unreachable() []interval { return p.outside(p.after) }
+
+// newestGood is the ID of the newest good snapshot, which every policy keeps: "" if there is none. One that lies ahead is none.
+func (p *clusterPlan) newestGood(now time.Time) string {
+	for _, id := range p.newestFirst(now) {
+		if p.good(id) && !p.ages[id].Since.After(now) {
+			return id
+		}
+	}
+	return ""
+}
+
+// candidates are the snapshots for the policy.
+func (p *clusterPlan) candidates(bases map[string]bool) (all []snapshot.Candidate) {
 	for id, commit := range p.commits {
 		c := snapshot.Candidate{ID: id, Time: p.ages[id].Since, Pinned: commit.Pinned, Narrowed: commit.Narrowed}
 		if m := p.manifests[id]; m == nil {
 			c.Unreadable = true
 		} else {
 			c.Ended, c.Good, c.Flawed = m.Window.StopTime, p.good(id), len(m.Damaged) > 0
-			c.Leads = p.leads(m, live)
+		}
+		if bases[id] {
+			c.Leads = id // each of them stays
 		}
 		if p.ages[id].Shared {
 			c.Held = "another cluster has one of the same ID"
 		}
-		candidates = append(candidates, c)
+		all = append(all, c)
 	}
-	stretches := p.stretches()
-	p.verdicts = policy.Judge(now, candidates, stretches)
-	verdicts := map[string]snapshot.Verdict{}
-	for _, v := range p.verdicts {
-		verdicts[v.ID] = v
-	}
-	if p.after, err = p.windows(ctx, func(id string) (stays, narrow bool) { return verdicts[id].Keep(), p.narrows(verdicts[id]) }); err != nil {
-		return err
-	}
-	if w := p.lostLive(live); w != nil { // likewise
-		return refused("forget: timeline %d of cluster %s, system %s, which is in use, could not be recovered to %s any more; nothing was changed",
-			uint32(w.Timeline), p.cluster, w.system, w.ToLSN)
-	}
-	from, to := policy.Promised(now, candidates, stretches)
-	p.unreachable = outside(p.after, from, to)
-	if before := outside(p.before, from, to); length(p.unreachable) > length(before) { // the policy sees to it; this is if it does not
-		return refused("forget: of the time from %s to %s in cluster %s less could be recovered after this plan than before; nothing was changed",
-			showTime(from), showTime(to), p.cluster)
-	}
-	return nil
+	return all
 }
 
 // good says whether a snapshot can be restored.
 func (p *clusterPlan) good(id string) bool {
 	return p.states[id] == snapshot.WALComplete && !p.lacking[id]
+}
+
+// broken says which promise does not hold where windows are what can be recovered: the live timelines as far as now, and of the promised time all but lost.
+func (p *clusterPlan) broken(windows []systemWindow, lost []interval) string {
+	if w := p.lostLive(windows); w != nil {
+		return fmt.Sprintf("timeline %d of cluster %s, system %s, which may be in use, could not be recovered to %s any more", uint32(w.Timeline), p.cluster, w.system, w.ToLSN)
+	}
+	if length(p.outside(windows)) > length(lost) {
+		return fmt.Sprintf("of the time from %s to %s in cluster %s less could be recovered than before", showTime(p.promised.from), showTime(p.promised.to), p.cluster)
+	}
+	return ""
 }
 
 // length is how long intervals are together.
@@ -254,31 +269,41 @@ func length(all []interval) (sum time.Duration) {
 	return sum
 }
 
-// windows are what can be recovered if of says which snapshots stay, and which of these are narrowed now.
+// windows are what can be recovered, from good snapshots, if of says which snapshots stay, and which of these are narrowed now.
 func (p *clusterPlan) windows(ctx context.Context, of func(id string) (stays, narrow bool)) (all []systemWindow, err error) {
-	snapshots := map[archiveKey][]walarchive.Snapshot{}
+	staying, good := map[archiveKey][]walarchive.Snapshot{}, map[archiveKey][]walarchive.Snapshot{}
 	for id, m := range p.manifests {
 		if stays, narrow := of(id); stays {
-			s := walSnapshot(m)
+			s, k := walSnapshot(m), archiveOf(m)
 			s.Narrow = narrow || p.commits[id].Narrowed
-			snapshots[archiveOf(m)] = append(snapshots[archiveOf(m)], s)
+			staying[k] = append(staying[k], s)
+			if p.good(id) {
+				good[k] = append(good[k], s)
+			}
 		}
 	}
 	for k, archive := range p.archives {
-		windows, err := archive.Windows(ctx, archive.headers, snapshots[k])
+		windows, err := archive.Windows(ctx, archive.headers, good[k])
 		if err != nil {
 			return nil, err
 		}
 		for _, w := range windows {
-			all = append(all, systemWindow{k.system.String(), w})
+			kept := func(s walarchive.Snapshot) bool { // what is broken takes part in what is kept, and may take a timeline over
+				run, ok := archive.KeptRun(s, w.Timeline, staying[k])
+				return ok && into(run, w.Run)
+			}
+			if len(good[k]) == len(staying[k]) || slices.ContainsFunc(good[k], kept) {
+				all = append(all, systemWindow{k.system.String(), w})
+			}
 		}
 	}
 	slices.SortFunc(all, func(a, b systemWindow) int { return a.FromTime.Compare(b.FromTime) })
 	return all, nil
 }
 
-// outside is what of a time lies in no window: no shorter than a second.
-func outside(windows []systemWindow, from, to time.Time) (all []interval) {
+// outside is what of the promised time lies in no window: no shorter than a second.
+func (p *clusterPlan) outside(windows []systemWindow) (all []interval) {
+	from, to := p.promised.from, p.promised.to
 	for _, w := range windows { // by their beginnings
 		if w.FromTime.After(to) {
 			break

@@ -294,3 +294,32 @@ func TestAPolicyThatIsInterruptedAnywhereIsGoneOnWith(t *testing.T) {
 	w.prunes(28, 3)
 	w.sound()
 }
+
+// TestAWindowThatIsMadeLongerBeginsAmongNarrowSnapshots: what one of them still reaches of the promised time stays.
+func TestAWindowThatIsMadeLongerBeginsAmongNarrowSnapshots(t *testing.T) {
+	w := newRetainer(t)
+	ids := w.days("main", 0, 9)
+	for d := range 7 {
+		w.must(w.open(w.store).Narrow(t.Context(), ids[d]))
+	}
+	out := w.forgets(morning(10), forgetOptions{policy: snapshot.Policy{Last: 1, PITR: snapshot.Period{Days: 5, Hours: 8}}}) // from the noon of day 4
+	if got := w.list("forget/"); slices.Contains(got, "forget/"+ids[4]) || !slices.Contains(got, "forget/"+ids[3]) {
+		t.Errorf("%v\n%s", got, out)
+	}
+	w.prunes(10, 4)
+	if got := w.windows(); !slices.Equal(got, [][2]int{{4, 9}}) {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestByNameNoSnapshotGoesWithItsNamesake(t *testing.T) {
+	w := newRetainer(t)
+	ids := w.days("main", 0, 2)
+	w.must(w.store.Put(t.Context(), "snapshots/other/"+ids[0], []byte("made up")))
+	err := w.forget(t.Context(), w.open(w.store), []string{ids[1], ids[0]}, forgetOptions{})
+	if classify(err).code != codeRefused || !strings.Contains(err.Error(), ids[0]) || len(w.list("forget/")) > 0 {
+		t.Errorf("%v: %v", err, w.list("forget/"))
+	}
+	w.prunes(3, 2)
+	w.must(w.forget(t.Context(), w.open(w.store), []string{ids[0]}, forgetOptions{}))
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +17,8 @@ func newPinCommand(a *app) *cobra.Command {
 		Use:   "pin SNAPSHOT",
 		Short: "Keep a snapshot, whatever else is asked for",
 		Long: `Pin a snapshot, given by its ID or the beginning or end of it, or as latest: nothing removes it until pgtrove unpin. One
-that was forgotten comes back, as long as no prune has removed it.`,
+that was forgotten comes back, as long as no prune has removed it. One that a prune has ended, but not yet removed, as it does with the
+next run and not while anything is damaged, comes back when given by its full ID.`,
 		Args: exactly("SNAPSHOT"),
 		RunE: a.run(func(ctx context.Context, args []string) error { return a.pin(ctx, args[0]) }),
 	}
@@ -64,6 +66,9 @@ func (a *app) pin(ctx context.Context, name string) error {
 		return err
 	}
 	c, err := all.find(name)
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return a.pinExpired(ctx, r, name, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -76,6 +81,30 @@ func (a *app) pin(ctx context.Context, name string) error {
 	if c.Forgotten && !c.Pinned {
 		a.out.info("it was forgotten, and is back")
 	}
+	return nil
+}
+
+// pinExpired pins a snapshot that the last prune has ended, given by its full ID. notFound is the error if there is none.
+func (a *app) pinExpired(ctx context.Context, r *repo.Repo, id string, notFound error) error {
+	ended, err := r.LastExpired(ctx)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(ended, func(c repo.Commit) bool {
+		return c.ID == id && (a.settings.Cluster == "" || a.settings.Cluster == c.Cluster)
+	})
+	if at < 0 {
+		return notFound
+	}
+	if err := r.PinExpired(ctx, id); err != nil {
+		return err
+	}
+	c := ended[at]
+	c.Forgotten = true
+	if err := a.showPin(c, true); err != nil {
+		return err
+	}
+	a.out.warn("a prune has ended snapshot %s: the next prune that begins now brings it back; one that goes on already may still remove it", id)
 	return nil
 }
 

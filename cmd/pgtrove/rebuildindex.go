@@ -117,14 +117,14 @@ func (a *app) showRebuild(r *repo.RebuildReport, dryRun bool, took time.Duration
 	if a.settings.Quiet {
 		return nil
 	}
-	head := "the index is new"
+	head, ended := "the index is new", "ended"
 	if dryRun {
-		head = "nothing was changed; the index would be new"
+		head, ended = "nothing was changed; the index would be new", "would be ended"
 	}
 	text := fmt.Sprintf("%s: it names %s with %s, for %s, in %s\n", head, showAmount(r.Packs), showCount(r.Chunks, "chunk", "chunks"),
 		showCount(int64(r.Valid), "snapshot", "snapshots"), showDuration(took))
 	for i := range r.Fenced {
-		text += fmt.Sprintf("  ended, because it is silent: %s\n", describeSession(&r.Fenced[i]))
+		text += fmt.Sprintf("  %s, because it is silent: %s\n", ended, describeSession(&r.Fenced[i]))
 	}
 	if r.Left.Packs > 0 {
 		text += fmt.Sprintf("  not in it, because a prune has begun to delete them: %s\n", showAmount(r.Left))

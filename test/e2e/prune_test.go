@@ -258,7 +258,7 @@ func TestForgetAndPinDoWhatTheySayAndNothingIfTheyCannot(t *testing.T) {
 	w.tells([]string{"unpin", a.ID}, "was forgotten before it was pinned", "the next prune removes it")
 	w.shows(b.ID, c.ID)
 	w.tells([]string{"forget", "--prune", b.ID}, "prune run 2: 1 snapshot kept, 2 removed", "removed: snapshot "+b.ID)
-	w.fails(4, []string{"no such snapshot"}, "pin", a.ID)
+	w.fails(4, []string{"no such snapshot"}, "pin", a.ID[:len(a.ID)-1])
 	w.ok("restore", c.ID, "--no-recovery", "--to", gone)
 
 	for _, object := range []string{"gc/0000000002", "forget/" + b.ID} {

@@ -21,7 +21,16 @@ type Run struct {
 	Bases     []RunBase
 	Sweep     []string
 	Condemned []string
+
+	LockedUntil  time.Time `json:"locked_until"`
+	Narrow       []string
+	WALSweep     []RunWAL `json:"wal_sweep"`
+	WALCondemned []RunWAL `json:"wal_condemned"`
+	WALBegun     []RunWAL `json:"wal_begun"`
 }
+
+// RunWAL is a row of archived WAL: what stands under the keys from First to Last.
+type RunWAL struct{ First, Last string }
 
 // RunSnapshot is a snapshot in a run.
 type RunSnapshot struct {
@@ -90,6 +99,14 @@ func (run *Run) check(name string) error {
 	for _, key := range append(append([]string(nil), run.Sweep...), run.Condemned...) {
 		if !regexp.MustCompile(`^packs/[^/]+/\d+-[0-9a-f]{64}$`).MatchString(key) {
 			return damaged("pack %q", key)
+		}
+	}
+	for _, rows := range [][]RunWAL{run.WALSweep, run.WALCondemned, run.WALBegun} {
+		for _, row := range rows {
+			file := regexp.MustCompile(`^wal/[^/]+/[^/]+/[^/]+/[^/]+$`).MatchString
+			if !isName(row.First) || !isName(row.Last) || !file(row.First) || path.Dir(row.First) != path.Dir(row.Last) || row.First > row.Last {
+				return damaged("WAL from %q to %q", row.First, row.Last)
+			}
 		}
 	}
 	return nil

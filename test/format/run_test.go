@@ -125,8 +125,12 @@ func TestReaderReadsRunsAndRequests(t *testing.T) {
 
 func TestRulesOfRuns(t *testing.T) {
 	const pack = "packs/20260304T050607Z-0123456789abcdef/12-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	wal := func(first, last string) []RunWAL {
+		return []RunWAL{{"wal/main/7300000000000000001/" + first, "wal/main/7300000000000000001/" + last}}
+	}
 	sound := func() Run {
-		return Run{Number: 7, Valid: []RunSnapshot{{Cluster: "main", ID: "a"}}, Expired: []RunSnapshot{{Cluster: "main", ID: "b"}},
+		return Run{WALSweep: wal("00000001/a", "00000001/b"), WALCondemned: wal("00000001/c", "00000001/d"), WALBegun: wal("00000001/d", "00000001/d"),
+			Number: 7, Valid: []RunSnapshot{{Cluster: "main", ID: "a"}}, Expired: []RunSnapshot{{Cluster: "main", ID: "b"}},
 			Bases: []RunBase{{Key: "base/0000000006/0123456789abcdef0123456789abcdef-0"}}, Sweep: []string{pack}, Condemned: []string{pack}}
 	}
 	run := sound()
@@ -140,6 +144,9 @@ func TestRulesOfRuns(t *testing.T) {
 		"a base elsewhere":       func(r *Run) { r.Bases[0].Key = "index/a/0" },
 		"a base without a nonce": func(r *Run) { r.Bases[0].Key = "base/0000000006/0" },
 		"a sweep of no pack":     func(r *Run) { r.Sweep[0] = "snapshots/main/a" },
+		"WAL of two timelines":   func(r *Run) { r.WALSweep = wal("00000001/a", "00000002/b") },
+		"WAL in no order":        func(r *Run) { r.WALCondemned = wal("00000001/b", "00000001/a") },
+		"a history begun":        func(r *Run) { r.WALBegun = wal("00000002.history", "00000002.history") },
 		"no pack condemned":      func(r *Run) { r.Condemned[0] = "config" },
 	} {
 		r := sound()
