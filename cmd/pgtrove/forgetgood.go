@@ -59,6 +59,9 @@ func (a *app) stillGood(ctx context.Context, r *repo.Repo, made []repo.Commit) e
 	for _, cluster := range slices.Sorted(maps.Keys(clusters)) {
 		last, err := a.lastNow(ctx, r, cluster, clusters[cluster])
 		if err != nil {
+			if told := u.err(); told != nil { // of the clusters before
+				a.out.warn("%v", told)
+			}
 			return err
 		}
 		if last != "" {
