@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgtrove/pgtrove/repo"
@@ -49,9 +50,9 @@ func (u *undone) err() error {
 		}
 	}
 	hint := "`pgtrove snapshots` shows what is left; let one host forget"
-	for i, id := range u.late.Left {
+	for i, id := range slices.Concat(u.late.Removed, u.late.Left) {
 		if i == 0 {
-			hint = "what brings a snapshot back:"
+			hint = "what brings a snapshot back, as long as no further prune begins:"
 		}
 		hint += fmt.Sprintf(" `pgtrove pin %s`", id)
 	}
