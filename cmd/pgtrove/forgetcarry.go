@@ -95,7 +95,7 @@ func (a *app) stillPromised(ctx context.Context, r *repo.Repo, p *clusterPlan, m
 			return false, err
 		}
 		if last != "" {
-			u.takeBack(ctx, r, "of cluster "+p.cluster+" this would leave "+last, made, nil)
+			u.takeBack(ctx, r, "this would leave "+last+" of cluster "+p.cluster, made, nil)
 			return false, nil
 		}
 	}

@@ -65,7 +65,7 @@ func (a *app) stillGood(ctx context.Context, r *repo.Repo, made []repo.Commit) e
 			return err
 		}
 		if last != "" {
-			u.takeBack(ctx, r, "of cluster "+cluster+" this would leave "+last, clusters[cluster], nil)
+			u.takeBack(ctx, r, "this would leave "+last+" of cluster "+cluster, clusters[cluster], nil)
 		}
 	}
 	return u.err()
