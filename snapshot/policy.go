@@ -34,7 +34,7 @@ type Candidate struct {
 	Narrowed   bool   // of the WAL behind it nothing is kept on its behalf any more
 	Unreadable bool   // only ID, Time and Pinned are known
 	Held       string // why it stays whatever the policy says, besides
-	Leads      string // to which timeline that is in use and has no good snapshot of its own; "": to none
+	Leads      string // to which timeline that may be in use, by any name: of each name the newest good one stays; "": to none that needs it
 }
 
 // Stretch is a stretch of time of which every moment can be recovered.

@@ -44,9 +44,10 @@ restored. If one needs what is gone or damaged, the exit code is 9, and the rest
 before, and all WAL from there on. Older snapshots that other rules keep are narrowed: of the WAL they keep only what leads to
 their own moment, and nothing takes that back. Without --pitr-window no WAL is given up that a snapshot which stays leads to.
 
-Whatever the rules say, pinned snapshots stay, those that cannot be read, and of each cluster the newest that can be restored. Rules apply
-to one cluster (--cluster, default main), or to each of them with --all-clusters. How old a snapshot is the first prune
-that lists it has fixed; until then its age lies between that prune's forerunner and the time that the storage has for it.`,
+Whatever the rules say, pinned snapshots stay, those that cannot be read, of each cluster the newest that can be restored, and what leads
+to a timeline that may be in use: something came to it later than a day before that newest one. Rules apply to one cluster (--cluster,
+default main), or to each of them with --all-clusters. How old a snapshot is the first prune that lists it has fixed; until then its age
+lies between that prune's forerunner and the time that the storage has for it.`,
 		Args: func(cmd *cobra.Command, args []string) error { return checkForgetArgs(cmd, args, &o, &rules) },
 	}
 	f := c.Flags()

@@ -13,35 +13,37 @@ func (a *app) carryOut(ctx context.Context, r *repo.Repo, plan *forgetPlan) erro
 	forgotten, narrowed := 0, 0
 	var u undone
 	for _, p := range plan.clusters {
-		n := len(u.why)
-		made, err := a.forgetPlanned(ctx, r, p)
+		made, narrow, err := a.carryOutOne(ctx, r, p, &u)
 		if err != nil {
-			return err
-		}
-		if err := a.stillPromised(ctx, r, p, made, nil, &u); err != nil {
-			return err
-		}
-		if len(u.why) > n { // nothing takes narrowing back once a prune has seen it
-			continue
-		}
-		narrow, err := narrowPlanned(ctx, r, p)
-		if err != nil {
-			return err
-		}
-		if len(narrow) > 0 {
-			if err := a.stillPromised(ctx, r, p, made, narrow, &u); err != nil {
-				return err
+			if told := u.err(); told != nil { // of the clusters before
+				a.out.warn("%v", told)
 			}
+			return err
 		}
-		if len(u.why) == n {
-			forgotten, narrowed = forgotten+len(made), narrowed+len(narrow)
-		}
+		forgotten, narrowed = forgotten+made, narrowed+narrow
 	}
 	if err := u.err(); err != nil {
 		return err
 	}
 	a.out.info("forgot %s, narrowed %d", showCount(int64(forgotten), "snapshot", "snapshots"), narrowed)
 	return nil
+}
+
+// carryOutOne does so for one cluster. It looks again before it narrows, since nothing takes that back once a prune has seen it; and afterwards, as long as none has.
+func (a *app) carryOutOne(ctx context.Context, r *repo.Repo, p *clusterPlan, u *undone) (forgotten, narrowed int, err error) {
+	made, err := a.forgetPlanned(ctx, r, p)
+	if err != nil {
+		return 0, 0, err
+	}
+	if kept, err := a.stillPromised(ctx, r, p, made, nil, u); err != nil || !kept {
+		return 0, 0, err
+	}
+	narrow, err := narrowPlanned(ctx, r, p)
+	if err != nil || len(narrow) == 0 {
+		return len(made), 0, err
+	}
+	_, err = a.stillPromised(ctx, r, p, made, narrow, u)
+	return len(made), len(narrow), err
 }
 
 // forgetPlanned asks for what the plan of a cluster forgets, and says what that is now.
@@ -77,7 +79,7 @@ func narrowPlanned(ctx context.Context, r *repo.Repo, p *clusterPlan) (ids []str
 
 // stillPromised looks again at what is there now, and whether it keeps, with all that the plan narrows, what the plan promises. If not, it takes back what was made and
 // narrowed.
-func (a *app) stillPromised(ctx context.Context, r *repo.Repo, p *clusterPlan, made []repo.Commit, narrowed []string, u *undone) error {
+func (a *app) stillPromised(ctx context.Context, r *repo.Repo, p *clusterPlan, made []repo.Commit, narrowed []string, u *undone) (bool, error) {
 	narrows := map[string]bool{}
 	for _, v := range p.verdicts {
 		if p.narrows(v) {
@@ -85,31 +87,32 @@ func (a *app) stillPromised(ctx context.Context, r *repo.Repo, p *clusterPlan, m
 		}
 	}
 	if len(made)+len(narrows) == 0 {
-		return nil
+		return true, nil
 	}
-	if len(narrowed) == 0 && len(made) > 0 {
+	if len(made) > 0 && len(narrowed) == 0 {
 		last, err := a.lastNow(ctx, r, p.cluster, made)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if last != "" {
-			u.takeBack(ctx, r, "of cluster "+p.cluster+" this would leave "+last, made, nil)
-			return nil
+			u.takeBack(ctx, r, "this would leave "+last+" of cluster "+p.cluster, made, nil)
+			return false, nil
 		}
 	}
 	now := map[string]repo.Commit{}
 	if err := r.Commits(ctx, p.cluster, func(c repo.Commit) error { now[c.ID] = c; return nil }); err != nil {
-		return err
+		return false, err
 	}
 	windows, err := p.windows(ctx, func(id string) (stays, narrow bool) {
 		c, there := now[id]
 		return there, c.Narrowed || narrows[id]
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
-	if lost := p.broken(windows, p.unreachable()); lost != "" {
+	lost := p.broken(windows, p.unreachable())
+	if lost != "" {
 		u.takeBack(ctx, r, lost, made, narrowed)
 	}
-	return nil
+	return lost == "", nil
 }

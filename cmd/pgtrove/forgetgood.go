@@ -59,10 +59,13 @@ func (a *app) stillGood(ctx context.Context, r *repo.Repo, made []repo.Commit) e
 	for _, cluster := range slices.Sorted(maps.Keys(clusters)) {
 		last, err := a.lastNow(ctx, r, cluster, clusters[cluster])
 		if err != nil {
+			if told := u.err(); told != nil { // of the clusters before
+				a.out.warn("%v", told)
+			}
 			return err
 		}
 		if last != "" {
-			u.takeBack(ctx, r, "of cluster "+cluster+" this would leave "+last, clusters[cluster], nil)
+			u.takeBack(ctx, r, "this would leave "+last+" of cluster "+cluster, clusters[cluster], nil)
 		}
 	}
 	return u.err()

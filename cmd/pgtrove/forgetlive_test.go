@@ -202,3 +202,34 @@ func TestALastSnapshotThatLacksPacksStopsNoPolicy(t *testing.T) {
 		t.Errorf("%v go: %v\n%s", got, damage, out)
 	}
 }
+
+// TestASegmentThatOnePathShowsDamagedIsSoOnAll: the way to timeline 1 does not look at the snapshot's segment, that to timeline 2 does.
+func TestASegmentThatOnePathShowsDamagedIsSoOnAll(t *testing.T) {
+	w := newRetainer(t)
+	w.take("main", 0)
+	w.wal("main", 0)
+	w.wal("main", 1)
+	w.promoted(2, 1, morning(1).Add(19*time.Hour))
+	w.walOn(2, 2, morning(1).Add(20*time.Hour))
+	w.alter(w.list("wal/main/7/00000001/")[0], -10)
+	out, _, err := w.forgetting(w.store, morning(2), forgetOptions{policy: snapshot.Policy{Last: 1}})
+	if err != nil || !strings.Contains(out, "recoverable before and after: nothing") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestWhatLeadsOnIsWhatKeepsItsWAL: the newest is narrow, and recovery goes on from it only through what others keep.
+func TestWhatLeadsOnIsWhatKeepsItsWAL(t *testing.T) {
+	w := newRetainer(t)
+	ids := w.days("main", 0, 2)
+	w.wal("main", 3)
+	w.must(w.open(w.store).Narrow(t.Context(), ids[2]))
+	w.forgets(morning(4), forgetOptions{policy: snapshot.Policy{Last: 1}})
+	w.prunes(4, 4)
+	if got := w.sound(); !slices.Equal(got, sorted(ids[1], ids[2])) {
+		t.Errorf("%v", got)
+	}
+	if got := w.windows(); !slices.Equal(got, [][2]int{{1, 3}}) {
+		t.Errorf("%v", got)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgtrove/pgtrove/repo"
@@ -12,6 +13,7 @@ import (
 // undone is what a second look took back, because somebody else forgot at the same time what it counted on.
 type undone struct {
 	why    []string       // of each cluster
+	asked  int            // requests that were to be taken back
 	late   repo.TakenBack // of all
 	failed error
 }
@@ -22,6 +24,7 @@ func (u *undone) takeBack(ctx context.Context, r *repo.Repo, why string, made []
 	for _, commit := range made {
 		forgotten = append(forgotten, commit.ID)
 	}
+	u.asked += len(forgotten) + len(narrowed)
 	late, err := r.TakeBack(ctx, forgotten, narrowed)
 	u.why, u.failed = append(u.why, why), errors.Join(u.failed, err)
 	u.late.Removed, u.late.Left = append(u.late.Removed, late.Removed...), append(u.late.Left, late.Left...)
@@ -33,8 +36,14 @@ func (u *undone) err() error {
 	if len(u.why) == 0 {
 		return nil
 	}
-	text := fmt.Sprintf("forget: somebody else has forgotten snapshots at the same time, and together %s; what was asked for here is taken back", strings.Join(u.why, ", and "))
+	text := fmt.Sprintf("forget: somebody else has forgotten snapshots at the same time: %s; what was asked for here ", strings.Join(u.why, ", and "))
 	but := ", but for"
+	if len(u.late.Removed)+len(u.late.Left)+len(u.late.Narrowed) < u.asked {
+		text += "is taken back"
+	} else {
+		text += "could not be taken back"
+		but = ":"
+	}
 	for _, late := range []struct {
 		what string
 		ids  []string
@@ -49,9 +58,9 @@ func (u *undone) err() error {
 		}
 	}
 	hint := "`pgtrove snapshots` shows what is left; let one host forget"
-	for i, id := range u.late.Left {
+	for i, id := range slices.Concat(u.late.Removed, u.late.Left) {
 		if i == 0 {
-			hint = "what brings a snapshot back:"
+			hint = "what brings a snapshot back, as long as no further prune begins:"
 		}
 		hint += fmt.Sprintf(" `pgtrove pin %s`", id)
 	}
