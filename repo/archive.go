@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/pgtrove/pgtrove/chunk"
@@ -103,10 +104,36 @@ func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byt
 	case there.version == archiveOfContent:
 		h.mac = w.hasher.StreamID(content)
 	}
-	if subtle.ConstantTimeCompare(there.mac[:], h.mac[:]) == 1 && there.size == h.size {
+	if there.same(h) {
 		return StoredSame, nil
 	}
 	return 0, fmt.Errorf("%s: %w", key, ErrConflict)
+}
+
+// same says whether two headers of one version are of the same content.
+func (h archiveHeader) same(other archiveHeader) bool {
+	return subtle.ConstantTimeCompare(h.mac[:], other.mac[:]) == 1 && h.size == other.size
+}
+
+// SameArchive says whether the archive file under key has that content, without opening any of it. Errors: storage.ErrNotExist, ErrDamaged.
+func (r *Repo) SameArchive(ctx context.Context, key string, content []byte) (bool, error) {
+	there, _, err := r.archiveHeader(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	hasher := chunk.NewHasher(r.IDKey())
+	h := archiveHeader{size: uint64(len(content))}
+	if there.version == archiveOfContent {
+		h.mac = hasher.StreamID(content)
+		return there.same(h), nil
+	}
+	var ids []byte
+	for block := range slices.Chunk(content, archiveBlock) {
+		id := hasher.StreamID(block)
+		ids = append(ids, id[:]...)
+	}
+	h.mac = hasher.StreamID(ids)
+	return there.same(h), nil
 }
 
 // archiver is what it takes to make an archive file, for one goroutine at a time. It is kept for the next one, with the memory of the object.

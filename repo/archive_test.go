@@ -180,3 +180,25 @@ func TestAnArchiveFileOfTheFirstVersionIsReadAndRecognised(t *testing.T) {
 		t.Errorf("other content: %v", err)
 	}
 }
+
+func TestContentIsComparedWithAnArchiveFileWithoutOpeningIt(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	for i, n := range []int{0, 1, archiveBlock, 3*archiveBlock + 5} {
+		key := fmt.Sprint(walKey, i)
+		content := walLike(n)
+		if _, err := r.PutArchive(t.Context(), key, nil, content); err != nil {
+			t.Fatal(err)
+		}
+		if same, err := r.SameArchive(t.Context(), key, content); err != nil || !same {
+			t.Errorf("%d bytes: %v, %v", n, same, err)
+		}
+		other := append(bytes.Clone(content), 1)
+		if same, err := r.SameArchive(t.Context(), key, other); err != nil || same {
+			t.Errorf("%d bytes and one: %v, %v", n, same, err)
+		}
+	}
+	if _, err := r.SameArchive(t.Context(), walKey+"none", nil); !errors.Is(err, storage.ErrNotExist) {
+		t.Error(err)
+	}
+}

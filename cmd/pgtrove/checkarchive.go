@@ -119,8 +119,32 @@ func (t *walTrip) onPrimary(ctx context.Context) error {
 	if !come {
 		return t.explain(ctx)
 	}
-	t.ok("archiving", "segment %s, ended for this check, was in the repository after %s", t.file, showDuration(time.Since(t.begun)))
+	took := time.Since(t.begun)
+	if foreign, err := t.foreign(ctx, t.seg); foreign || err != nil {
+		return err
+	}
+	t.ok("archiving", "segment %s, ended for this check, was in the repository after %s", t.file, showDuration(took))
 	return nil
+}
+
+// foreign says, and tells, that the repository has something else under the name of a segment than the server. What the server has removed already is not compared.
+func (t *walTrip) foreign(ctx context.Context, seg pg.Segment) (bool, error) {
+	content, err := t.cluster.WALSegment(ctx, seg)
+	if errors.Is(err, pgsource.ErrSegmentRemoved) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	file := seg.Name(t.cluster.Info().Layout.WALSegmentSize)
+	same, err := t.repo.SameArchive(ctx, t.archive.Key(walarchive.Name{Kind: walarchive.Segment, Timeline: seg.Timeline, File: file}), content)
+	if err != nil || same {
+		return false, err
+	}
+	t.add("archiving", statusProblem, "give each server a cluster name of its own (--cluster); where this one was set back, restore it with `pgtrove restore` instead, so that it begins a timeline of its own",
+		"the repository has other content under the name of segment %s than this server: another server archives as cluster %s, or this one was set back to an earlier state, and nothing that it writes now can be recovered",
+		file, t.name)
+	return true, nil
 }
 
 // onStandby looks for the newest segment that is there in full.
@@ -140,9 +164,12 @@ func (t *walTrip) onStandby(ctx context.Context) error {
 	case !come:
 		t.add("archiving", statusProblem, "run `pgtrove check` at the primary, which archives",
 			"%s; the newest that it has in full, %s, is not in the repository", what, t.file)
-	default:
-		t.ok("archiving", "%s; the newest that it has in full, %s, is in the repository", what, t.file)
+		return nil
 	}
+	if foreign, err := t.foreign(ctx, seg); foreign || err != nil {
+		return err
+	}
+	t.ok("archiving", "%s; the newest that it has in full, %s, is in the repository", what, t.file)
 	return nil
 }
 
@@ -234,11 +261,16 @@ func (t *walTrip) lookBack(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return err
-	case here:
-		t.ok("archiving", "the last file that was archived, %s, %s ago, is in the repository", last, showDuration(time.Since(t.before.LastTime)))
-	default:
+	case !here:
 		t.elsewhere(last)
+		return nil
 	}
+	if seg, err := pg.ParseSegment(last, t.cluster.Info().Layout.WALSegmentSize); err == nil {
+		if foreign, err := t.foreign(ctx, seg); foreign || err != nil {
+			return err
+		}
+	}
+	t.ok("archiving", "the last file that was archived, %s, %s ago, is in the repository", last, showDuration(time.Since(t.before.LastTime)))
 	return nil
 }
 
