@@ -64,6 +64,13 @@ func (p *Proxy) Passed() (requests, answers int64) {
 	return p.passed[0], p.passed[1]
 }
 
+// Connections is how many clients are connected.
+func (p *Proxy) Connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns) / 2
+}
+
 func (p *Proxy) accept() {
 	for {
 		client, err := p.listener.Accept()
