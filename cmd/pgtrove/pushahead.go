@@ -75,24 +75,34 @@ func (p *walPusher) ownerInDirectory(ctx context.Context) (o walahead.Owner, ok 
 	return walahead.Owner{Place: name, Repository: config.ID, Cluster: p.settings.clusterName(), System: p.control.SystemID}, true
 }
 
-// aheadPush pushes the segments that wait behind the call's own. Nothing that happens to them is the call's failure.
+// aheadPush pushes the segments that wait behind the call's own, once that is durable. Nothing that happens to them is the call's failure.
 type aheadPush struct {
 	p       *walPusher
 	archive openedArchive
 	records walahead.Records
+	durable time.Time // when the call's own was
 	cancel  context.CancelFunc
-	slots   chan *walsource.Reader // held by every segment that is in memory
+	readers chan *walsource.Reader // one is held by every segment that is in memory
+	width   int                    // how many there are
 	wg      sync.WaitGroup
 
 	mu      sync.Mutex
-	stopped bool      // begin no more
-	durable time.Time // when the call's own was; zero: not yet
-	timer   *time.Timer
+	stopped bool // begin no more
 }
 
-// beginAhead starts. The result is never nil; own and wait must be called.
-func (p *walPusher) beginAhead(ctx context.Context, archive openedArchive) *aheadPush {
-	h := &aheadPush{p: p, archive: archive, records: p.records(archive), cancel: func() {}}
+// aheadWidth is how many segments are pushed ahead at once where one of them took so long alone. They may share what it had, and are to be done in half
+// of the time after which they are given up, for what is given up is sent for nothing, and again by the next call. 0: none.
+func aheadWidth(jobs int, size pg.SegmentSize, took time.Duration) int {
+	width := min(jobs+1, aheadMemory/int(size)) // one of them waits for the storage
+	if width < 2 {
+		return 0 // one such segment at a time: nothing is gained by beginning early
+	}
+	return min(width, int(aheadEnd/2/max(took, time.Millisecond)))
+}
+
+// beginAhead starts. same says that the archive had the call's own segment before, took how long its push was. The result is never nil; wait must be called.
+func (p *walPusher) beginAhead(ctx context.Context, archive openedArchive, same bool, took time.Duration) *aheadPush {
+	h := &aheadPush{p: p, archive: archive, records: p.records(archive), durable: time.Now(), cancel: func() {}}
 	if p.kind != pg.KindSegment || p.control == nil || p.ahead == 0 || p.cacheDir() == "" || archive.System != p.control.SystemID {
 		return h
 	}
@@ -100,56 +110,32 @@ func (p *walPusher) beginAhead(ctx context.Context, archive openedArchive) *ahea
 	if err != nil {
 		return h
 	}
-	slots := min(p.jobs(pushJobs())+1, aheadMemory/int(p.expect.SegmentSize)) // one of them waits for the storage
-	if slots < 2 {
-		return h // one such segment at a time: nothing is gained by beginning early
+	if h.width = aheadWidth(p.jobs(pushJobs()), p.expect.SegmentSize, took); h.width == 0 {
+		return h
 	}
-	h.slots = make(chan *walsource.Reader, slots)
-	for range slots - 1 { // the call's own has one
-		h.slots <- new(walsource.Reader)
+	h.readers = make(chan *walsource.Reader, h.width)
+	for range h.width {
+		h.readers <- new(walsource.Reader)
 	}
-	ctx, h.cancel = context.WithCancel(ctx)
+	ctx, h.cancel = context.WithTimeout(ctx, aheadEnd)
 	p.onRetry(h.storageFails)
 	h.wg.Go(func() {
 		walahead.Tidy(p.cacheDir(), time.Now())
-		h.run(ctx, first)
+		h.run(ctx, first, same)
 	})
 	return h
-}
-
-// own says what became of the call's own segment.
-func (h *aheadPush) own(err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if err != nil {
-		h.stopped = true
-		h.cancel()
-	} else {
-		h.durable = time.Now()
-		h.timer = time.AfterFunc(aheadEnd, h.cancel)
-	}
-	if h.slots != nil {
-		h.slots <- new(walsource.Reader)
-	}
 }
 
 func (h *aheadPush) wait() {
 	h.wg.Wait()
 	h.cancel()
-	if h.timer != nil {
-		h.timer.Stop()
-	}
 	h.p.onRetry(nil)
 }
 
 // storageFails is told of requests that are tried again: with its own segment safe, the call does not wait for better times.
 func (h *aheadPush) storageFails() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.stopped = true
-	if !h.durable.IsZero() {
-		h.cancel()
-	}
+	h.stop()
+	h.cancel()
 }
 
 func (h *aheadPush) stop() {
@@ -161,11 +147,14 @@ func (h *aheadPush) stop() {
 func (h *aheadPush) over() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.stopped || !h.durable.IsZero() && time.Since(h.durable) > aheadBegin
+	return h.stopped || time.Since(h.durable) > aheadBegin
 }
 
 // run finds the segments by counting, and stops at the first that does not wait: so it does not matter how many do.
-func (h *aheadPush) run(ctx context.Context, first pg.Segment) {
+//
+// same says that the last one was in the archive before. As long as that is so, what the archive has may be another server's, which goes on differently:
+// the next one is pushed alone, so that nothing gets ahead of a segment that is refused.
+func (h *aheadPush) run(ctx context.Context, first pg.Segment, same bool) {
 	size, dir := h.p.expect.SegmentSize, filepath.Dir(h.p.path)
 	seg := first
 	for range h.p.ahead {
@@ -180,43 +169,68 @@ func (h *aheadPush) run(ctx context.Context, first pg.Segment) {
 			return
 		}
 		if h.records.Has(name, state, time.Now()) {
+			same = true // for all we know
 			continue
 		}
-		var slot *walsource.Reader
+		var reader *walsource.Reader
 		select {
-		case slot = <-h.slots:
+		case reader = <-h.readers:
 		case <-ctx.Done():
 			return
 		}
 		if h.over() || ctx.Err() != nil {
 			return
 		}
-		h.wg.Go(func() {
-			defer func() { h.slots <- slot }()
-			if err := h.one(ctx, slot, path, name, state); err != nil {
+		push := func() (same bool) {
+			defer func() { h.readers <- reader }()
+			same, err := h.one(ctx, reader, path, name, state)
+			if err != nil {
 				h.p.out.detail("not pushed before its turn: %v", err)
 				h.stop()
 			}
-		})
+			return same
+		}
+		if !same {
+			h.wg.Go(func() { push() })
+			continue
+		}
+		begun := time.Now()
+		same = push()
+		if h.over() || !h.narrow(ctx, aheadWidth(h.p.jobs(pushJobs()), size, time.Since(begun))) {
+			return
+		}
 	}
 }
 
-// one pushes a segment and remembers it if the file is still the one, as it was, that it looked at before it read it.
-func (h *aheadPush) one(ctx context.Context, slot *walsource.Reader, path, name string, before walahead.FileState) error {
-	file, err := slot.ReadFile(path, h.p.expect)
-	if err != nil {
-		return err // a broken one too: its own call warns
+// narrow lets no more than width be pushed at once from now on. It returns false where that is none, or where ctx ends.
+func (h *aheadPush) narrow(ctx context.Context, width int) bool {
+	for h.width > width {
+		select {
+		case <-h.readers:
+			h.width--
+		case <-ctx.Done():
+			return false
+		}
 	}
-	if _, err := h.p.app.push(ctx, h.archive.Archive, name, file.Data, h.p.factsOf(file.Info, nil)); err != nil {
-		return err
+	return h.width > 0
+}
+
+// one pushes a segment and remembers it if the file is still the one, as it was, that it looked at before it read it.
+func (h *aheadPush) one(ctx context.Context, reader *walsource.Reader, path, name string, before walahead.FileState) (same bool, err error) {
+	file, err := reader.ReadFile(path, h.p.expect)
+	if err != nil {
+		return false, err // a broken one too: its own call warns
+	}
+	if same, err = h.p.app.push(ctx, h.archive.Archive, name, file.Data, h.p.factsOf(file.Info, nil)); err != nil {
+		return false, err
 	}
 	after, err := walahead.StateOf(path)
 	if err != nil || after != before {
-		return err
+		return same, err
 	}
 	if err := h.records.Keep(name, before, time.Now()); err != nil {
 		h.p.out.detail("cannot remember that %s is archived: %v", name, err)
 		h.stop()
 	}
-	return nil
+	return same, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -126,11 +127,12 @@ func (a *app) walPush(ctx context.Context, path string, o pushOptions) error {
 // push stores the file, and others ahead. They begin only when the file is durable: where the archive has another server's segment of its name,
 // nothing that follows it on this server may get ahead of that server's.
 func (p *walPusher) push(ctx context.Context, archive openedArchive, content []byte, facts walarchive.Facts) error {
-	if _, err := p.app.push(ctx, archive.Archive, p.name, content, facts); err != nil {
+	begun := time.Now()
+	same, err := p.app.push(ctx, archive.Archive, p.name, content, facts)
+	if err != nil {
 		return err
 	}
-	ahead := p.beginAhead(ctx, archive)
-	ahead.own(nil)
+	ahead := p.beginAhead(ctx, archive, same, time.Since(begun))
 	p.bringGaps(ctx, archive)
 	ahead.wait()
 	return nil
