@@ -5,108 +5,171 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"sync"
 	"testing"
 	"time"
 )
 
+func place(repo string) Target { return Target{Repo: repo, Cluster: "main", System: 7} }
+
 func gap(n int) Gap {
-	return Gap{Repo: "s3://b/p", Cluster: "main", System: 7, SegmentSize: 16 << 20, Timeline: 1, First: uint64(n), From: time.Unix(int64(n), 0).UTC(),
+	return Gap{Target: place("s3://b/p"), SegmentSize: 16 << 20, Timeline: 1, First: uint64(n), From: time.Unix(int64(n), 0).UTC(),
 		Limit: 5, Waiting: int64(n), Error: fmt.Sprint("error ", n)}
 }
 
-func reread(t *testing.T, l *Ledger) *Ledger {
+func history(repo string) File { return File{Target: place(repo), Name: "00000002.history"} }
+
+// change changes the ledger and reads it again.
+func change(t *testing.T, dir string, f func(*Ledger)) *Ledger {
 	t.Helper()
-	if err := l.Save(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := ReadLedger(filepath.Dir(l.path))
+	err := ChangeLedger(dir, func(l *Ledger) error {
+		f(l)
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return again
+	l, err := ReadLedger(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
 func TestSegmentsThatAreGivenUpInARowAreOneGap(t *testing.T) {
-	l, err := ReadLedger(t.TempDir())
-	if err != nil || !l.Empty() {
+	dir := t.TempDir()
+	if l, err := ReadLedger(dir); err != nil || !l.Empty() {
 		t.Fatal(err)
 	}
-	l.DropFile("00000002.history")
-	l = reread(t, l)
-	for _, n := range []int{4, 5, 5, 6, 9} { // 5 again: the server was killed before it took note
-		l.Drop(gap(n))
-		l = reread(t, l)
-	}
-	l.DropFile("x.backup")
-	l.DropFile("x.backup")
 	other := gap(10)
 	other.Cluster = "other"
-	l.Drop(other)
-	l = reread(t, l)
-	if len(l.Gaps) != 3 || l.Gaps[0].First != 4 || l.Gaps[0].Last != 6 || l.Gaps[1].First != 9 || l.Gaps[1].Last != 9 {
+	var l *Ledger
+	for _, n := range []int{4, 5, 5, 6, 9} { // 5 again: the server was killed before it took note
+		change(t, dir, func(l *Ledger) { l.Drop(gap(n)) })
+		other.First = uint64(n)
+		l = change(t, dir, func(l *Ledger) { l.Drop(other) }) // another target's between them
+	}
+	mine, files := l.Of(gap(1).Target)
+	if len(l.Gaps) != 4 || len(mine) != 2 || len(files) != 0 || mine[0].First != 4 || mine[0].Last != 6 || mine[1].First != 9 || mine[1].Last != 9 {
 		t.Fatalf("%+v", l.Gaps)
 	}
-	if g := l.Gaps[0]; !g.From.Equal(time.Unix(4, 0)) || !g.To.Equal(time.Unix(6, 0)) || g.Waiting != 6 || g.Error != "error 6" || !slices.Equal(g.Files, []string{"00000002.history"}) {
+	if g := mine[0]; !g.From.Equal(time.Unix(4, 0)) || !g.To.Equal(time.Unix(6, 0)) || g.Waiting != 6 || g.Error != "error 6" {
 		t.Errorf("%+v", g)
 	}
-	if g := l.Gaps[1]; !slices.Equal(g.Files, []string{"x.backup"}) {
-		t.Errorf("%+v", g)
-	}
-	l.Gaps = nil
-	if l = reread(t, l); !l.Empty() {
+	l = change(t, dir, func(l *Ledger) { l.Gaps = nil })
+	if !l.Empty() {
 		t.Errorf("%+v", l)
 	}
-	if _, err := os.Stat(l.path); err == nil {
-		t.Error("the file of an empty ledger stays")
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("of an empty ledger %v stays, %v", left, err)
+	}
+}
+
+func TestWhatIsKnownOfOneTargetSaysNothingOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	a, b := place("/a"), place("/b")
+	at := time.Unix(100, 0).UTC()
+	l := change(t, dir, func(l *Ledger) {
+		l.DropFile(history(a.Repo))
+		l.DropFile(history(b.Repo))
+		l.DropFile(history(b.Repo))
+		l.Failed(Try{Target: a, At: at.Add(-time.Hour)})
+		l.Failed(Try{Target: a, At: at, Full: true, Error: "full"})
+	})
+	if len(l.Files) != 2 || len(l.Tries) != 1 || l.LastTry(a) != (Try{a, at, true, "full"}) || l.LastTry(b) != (Try{Target: b}) {
+		t.Errorf("%+v", l)
+	}
+	l = change(t, dir, func(l *Ledger) {
+		l.Forget(history(b.Repo))
+		l.Answered(Try{Target: b, At: at})
+		l.Answered(Try{Target: a, At: at.Add(-1)}) // it has failed again since
+	})
+	if len(l.Files) != 1 || l.Files[0] != history(a.Repo) || len(l.Tries) != 1 {
+		t.Errorf("%+v", l)
+	}
+	if l = change(t, dir, func(l *Ledger) { l.Answered(l.LastTry(a)) }); len(l.Tries) != 0 {
+		t.Errorf("%+v", l)
+	}
+}
+
+func TestOnlyWhatWasNotedLeavesTheLedger(t *testing.T) {
+	whole := gap(4)
+	whole.Last, whole.To = 9, time.Unix(9, 0).UTC()
+	for _, c := range []struct {
+		first, last uint64
+		left        [][2]uint64
+	}{{4, 9, nil}, {3, 12, nil}, {4, 6, [][2]uint64{{7, 9}}}, {6, 9, [][2]uint64{{4, 5}}}, {6, 6, [][2]uint64{{4, 5}, {7, 9}}}, {1, 3, [][2]uint64{{4, 9}}}, {10, 12, [][2]uint64{{4, 9}}}} {
+		noted := gap(0)
+		noted.First, noted.Last = c.first, c.last
+		foreign := noted
+		foreign.Repo = "s3://other"
+		l := &Ledger{Gaps: []Gap{whole}}
+		l.Noted(foreign)
+		l.Noted(noted)
+		var left [][2]uint64
+		for _, g := range l.Gaps {
+			left = append(left, [2]uint64{g.First, g.Last})
+		}
+		if fmt.Sprint(left) != fmt.Sprint(c.left) {
+			t.Errorf("%d to %d noted: %v stay, want %v", c.first, c.last, left, c.left)
+		}
+	}
+}
+
+func TestChangesOfTheLedgerComeOneAfterAnother(t *testing.T) {
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for n := range 50 {
+		wg.Go(func() {
+			err := ChangeLedger(dir, func(l *Ledger) error {
+				l.Drop(gap(3 * n))
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if l, err := ReadLedger(dir); err != nil || len(l.Gaps) != 50 {
+		t.Errorf("of 50 gaps %d are there, %v", len(l.Gaps), err)
+	}
+}
+
+func TestAChangeThatFailsChangesNothing(t *testing.T) {
+	dir := t.TempDir()
+	change(t, dir, func(l *Ledger) { l.Drop(gap(4)) })
+	failed := errors.New("failed")
+	err := ChangeLedger(dir, func(l *Ledger) error {
+		l.Gaps = nil
+		return failed
+	})
+	if l, rerr := ReadLedger(dir); !errors.Is(err, failed) || rerr != nil || len(l.Gaps) != 1 {
+		t.Errorf("%v, %+v, %v", err, l, rerr)
 	}
 }
 
 func TestADamagedLedgerIsNotAnEmptyOne(t *testing.T) {
-	l, err := ReadLedger(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Drop(gap(4))
-	l = reread(t, l)
-	text, err := os.ReadFile(l.path)
+	dir := t.TempDir()
+	change(t, dir, func(l *Ledger) { l.Drop(gap(4)) })
+	path := filepath.Join(dir, LedgerFile)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{"", "{}", string(text[:len(text)/2]), string(text[:40]) + "x" + string(text[41:])} {
-		if err := os.WriteFile(l.path, []byte(bad), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if l, err := ReadLedger(filepath.Dir(l.path)); !errors.Is(err, ErrLedger) {
+		if l, err := ReadLedger(dir); !errors.Is(err, ErrLedger) {
 			t.Errorf("%q: %+v, %v", bad, l, err)
 		}
-	}
-}
-
-func TestWaitingIsCountedNoFurtherThanNeeded(t *testing.T) {
-	dir := t.TempDir()
-	status := filepath.Join(dir, "archive_status")
-	if _, err := Waiting(dir, 1); err == nil {
-		t.Error("counted where there is nothing to count")
-	}
-	if err := os.Mkdir(status, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 2500 {
-		if err := os.WriteFile(filepath.Join(status, fmt.Sprintf("%024X.ready", i)), nil, 0o600); err != nil {
-			t.Fatal(err)
+		err := ChangeLedger(dir, func(l *Ledger) error {
+			l.Drop(gap(5))
+			return nil
+		})
+		if now, rerr := os.ReadFile(path); !errors.Is(err, ErrLedger) || rerr != nil || string(now) != bad {
+			t.Errorf("%q became %q: %v, %v", bad, now, err, rerr)
 		}
-	}
-	if err := os.WriteFile(filepath.Join(status, segment+".done"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := Waiting(dir, 1<<30); n != 2500 || err != nil {
-		t.Errorf("%d, %v", n, err)
-	}
-	if n, err := Waiting(dir, 10); n < 10 || n > 1000 || err != nil {
-		t.Errorf("%d, %v", n, err)
-	}
-	if !Ready(dir, fmt.Sprintf("%024X", 7)) || Ready(dir, segment) {
-		t.Error("ready")
 	}
 }

@@ -1,19 +1,15 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/walahead"
-	"github.com/pgtrove/pgtrove/walarchive"
-	"github.com/pgtrove/pgtrove/walsource"
 )
 
 // askAgain is for how long after the storage did not answer files are given up, while too much waits, without asking it: each try takes seconds, and
@@ -39,128 +35,86 @@ func (p *walPusher) over() bool {
 	return err == nil && waiting > p.maxBacklog
 }
 
-// tooMuch says whether the file is to be given up because of err.
+// tooMuch says whether the file is to be given up because of err: of an outage. Not of a storage that answers that it is not the one that was meant.
 func (p *walPusher) tooMuch(err error) bool {
-	return (errors.Is(err, storage.ErrUnreachable) || errors.Is(err, storage.ErrFull)) && p.over()
+	outage := errors.Is(err, storage.ErrUnreachable) || errors.Is(err, storage.ErrFull)
+	return outage && classify(err).code == codeUnreachable && p.over()
 }
 
-// lately says whether the file is to be given up because an earlier call found a moment ago that the storage does not answer.
+// target is where the call archives. Whatever is noted of what was given up is about one target.
+func (p *walPusher) target(system pg.SystemID) (t walahead.Target, err error) {
+	name, err := p.repositoryName()
+	return walahead.Target{Repo: name, Cluster: p.settings.clusterName(), System: system}, err
+}
+
+// lately says whether the file is to be given up because an earlier call found a moment ago that this storage does not answer.
 func (p *walPusher) lately(system pg.SystemID) bool {
 	if p.maxBacklog == 0 || p.control == nil {
 		return false
 	}
-	l, err := walahead.ReadLedger(p.pgdata)
-	if err != nil || l.Empty() {
+	target, err := p.target(system)
+	if err != nil {
 		return false
 	}
-	since := time.Since(l.Tried)
+	l, err := walahead.ReadLedger(p.pgdata)
+	if err != nil {
+		return false
+	}
+	since := time.Since(l.LastTry(target).At)
 	return since >= 0 && since < askAgain && p.over()
 }
 
 // giveUp records durably that the file will not be archived, and only then lets the server go on. cause is nil where the storage was not asked.
 func (p *walPusher) giveUp(system pg.SystemID, cause error) error {
-	l, err := walahead.ReadLedger(p.pgdata)
+	target, err := p.target(system)
 	if err != nil {
-		return errors.Join(cause, err)
+		return err
 	}
 	waiting, err := p.backlog()
 	if err != nil {
 		return errors.Join(cause, err)
 	}
-	repository, err := p.repositoryName()
-	if err != nil {
-		return err
-	}
 	now := time.Now().UTC()
-	why, said := "it did not answer before", "tried "+showDuration(now.Sub(l.Tried))+" ago"
+	try, said := walahead.Try{Target: target, At: now}, ""
 	if cause != nil {
-		why, l.Tried = p.redact(cause.Error()), now
-		said = why
-	} else if k := len(l.Gaps); k > 0 {
-		why = l.Gaps[k-1].Error
+		try.Full, try.Error = errors.Is(cause, storage.ErrFull), p.redact(cause.Error())
+		said = try.Error
 	}
-	if p.kind == pg.KindSegment {
+	err = walahead.ChangeLedger(p.pgdata, func(l *walahead.Ledger) error {
+		if cause != nil {
+			l.Failed(try)
+		} else if last := l.LastTry(target); !last.At.IsZero() {
+			try, said = last, "tried "+showDuration(now.Sub(last.At))+" ago"
+		} else {
+			try.Error = "it did not answer before" // another call found a moment ago that it does
+			said = try.Error
+		}
+		if p.kind != pg.KindSegment {
+			l.DropFile(walahead.File{Target: target, Name: p.name, At: now, Limit: p.maxBacklog, Waiting: waiting, Error: try.Error})
+			return nil
+		}
 		seg, err := pg.ParseSegment(p.name, p.expect.SegmentSize)
 		if err != nil {
-			return fmt.Errorf("archive %s: %w", p.name, err)
+			return err
 		}
 		l.Drop(walahead.Gap{
-			Repo: repository, Cluster: p.settings.clusterName(), System: system, SegmentSize: p.expect.SegmentSize,
-			Timeline: seg.Timeline, First: seg.Number, From: now, Limit: p.maxBacklog, Waiting: waiting, Error: why,
+			Target: target, SegmentSize: p.expect.SegmentSize, Timeline: seg.Timeline, First: seg.Number,
+			From: now, Limit: p.maxBacklog, Waiting: waiting, Error: try.Error,
 		})
-	} else {
-		l.DropFile(p.name)
-	}
-	if err := l.Save(); err != nil {
+		return nil
+	})
+	if err != nil {
 		return errors.Join(cause, fmt.Errorf("archive %s: not given up, since that cannot be recorded: %w", p.name, err))
 	}
-	p.out.warn("%s is NOT archived and given up: the storage cannot be reached, and %s or more wait, which is over --max-backlog %s. "+
-		"Recovery cannot go past this gap: take a backup when the storage is back. (%s)", p.name, showBytes(waiting), showBytes(p.maxBacklog), said)
+	p.out.warn("%s is NOT archived and given up: the storage %s, and %s or more wait, which is over --max-backlog %s. "+
+		"Recovery cannot go past this gap: take a backup when the storage takes it again. (%s)", p.name, whatFailed(try), showBytes(waiting), showBytes(p.maxBacklog), said)
 	return nil
 }
 
-// bringGaps notes in the archive what was given up, now that it can be reached. The call's own file is durable whatever comes of it.
-func (p *walPusher) bringGaps(ctx context.Context, archive openedArchive) {
-	if p.control == nil {
-		return
+// whatFailed says in what way the storage took nothing.
+func whatFailed(try walahead.Try) string {
+	if try.Full {
+		return "is full"
 	}
-	l, err := walahead.ReadLedger(p.pgdata)
-	if err == nil && l.Empty() {
-		return
-	}
-	if err == nil {
-		err = p.bring(ctx, archive, l)
-	}
-	if err != nil {
-		p.out.warn("WAL was given up, and the gap is not yet noted in the archive: %v", err)
-	}
-}
-
-func (p *walPusher) bring(ctx context.Context, archive openedArchive, l *walahead.Ledger) error {
-	repository, err := p.repositoryName()
-	if err != nil {
-		return err
-	}
-	host, _ := os.Hostname() // for people
-	l.Tried = time.Time{}
-	l.Begun = p.rescue(ctx, archive, l.Begun)
-	var failed error
-	var left []walahead.Gap
-	for _, g := range l.Gaps {
-		if g.Repo != repository || g.Cluster != archive.Cluster || g.System != archive.System {
-			left = append(left, g) // another repository's or cluster name's
-			continue
-		}
-		g.Files = p.rescue(ctx, archive, g.Files)
-		name := func(n uint64) string { return pg.Segment{Timeline: g.Timeline, Number: n}.Name(g.SegmentSize) }
-		err := archive.PushGap(ctx, walarchive.GapNote{
-			First: name(g.First), Last: name(g.Last), Reason: walarchive.ReasonBacklog, Limit: g.Limit, Waiting: g.Waiting,
-			From: g.From, To: g.To, Host: host, Error: g.Error, Files: g.Files,
-		}, g.SegmentSize)
-		if err != nil {
-			left, failed = append(left, g), err
-			continue
-		}
-		p.out.warn("the archive has a gap, %s to %s: given up while the storage could not be reached; take a backup", name(g.First), name(g.Last))
-	}
-	if len(l.Begun) > 0 && len(left) == 0 {
-		p.out.warn("given up while the storage could not be reached: %v", l.Begun)
-		l.Begun = nil
-	}
-	l.Gaps = left
-	return errors.Join(failed, l.Save())
-}
-
-// rescue archives what is still there of files that were given up, and returns the others. The server keeps history files for good.
-func (p *walPusher) rescue(ctx context.Context, archive openedArchive, files []string) (lost []string) {
-	for _, name := range files {
-		f, err := walsource.ReadFile(filepath.Join(filepath.Dir(p.path), name), p.expect)
-		if err == nil && f.Info == nil {
-			_, err = p.app.push(ctx, archive.Archive, name, f.Data, walarchive.Facts{})
-		}
-		if err != nil || f.Info != nil {
-			lost = append(lost, name)
-		}
-	}
-	return lost
+	return "cannot be reached"
 }
