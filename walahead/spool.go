@@ -2,8 +2,6 @@ package walahead
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -14,7 +12,6 @@ import (
 	"time"
 
 	"github.com/zeebo/blake3"
-	"golang.org/x/sys/unix"
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/internal/durable"
@@ -186,59 +183,6 @@ func (s *Spool) sealed(name string, seal []byte) (FileState, bool) {
 func (s *Spool) remove(name string) {
 	_ = os.Remove(s.path(name))
 	_ = os.Remove(s.path(name + sealSuffix))
-}
-
-// lock takes a lock that ends with its process, or says that somebody has it. The file goes when it is released; who waits on one that is gone
-// does work twice, and no harm.
-func (s *Spool) lock(name string) (release func(), ok bool) {
-	f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, false
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, false
-	}
-	return func() {
-		_ = os.Remove(s.path(name))
-		f.Close()
-	}, true
-}
-
-// Claim says to all others that the segment is being fetched, until release; false if somebody else does.
-func (s *Spool) Claim(name string) (release func(), ok bool) { return s.lock(name + claimSuffix) }
-
-// Wait returns when nobody fetches the segment: it is there now, or it failed. Errors: the context's.
-func (s *Spool) Wait(ctx context.Context, name string) error {
-	for {
-		f, err := os.OpenFile(s.path(name+claimSuffix), os.O_RDWR|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return nil
-		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-		f.Close()
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
-}
-
-// Lead makes the caller the one that fills the spool, until release; false if another process is.
-func (s *Spool) Lead() (release func(), ok bool) { return s.lock(leadName) }
-
-// Led says whether a process fills the spool.
-func (s *Spool) Led() bool {
-	f, err := os.OpenFile(s.path(leadName), os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // Ask notes that recovery has got this segment, and removes what it will not ask for any more: earlier segments, those of another timeline,

@@ -294,3 +294,41 @@ func TestWhoFetchesASegmentIsWaitedFor(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestWhoStandsStillIsNotWaitedFor: a process that was stopped keeps its locks, and gives their files no new times.
+func TestWhoStandsStillIsNotWaitedFor(t *testing.T) {
+	s := openSpool(t, t.TempDir(), spoolOptions(t))
+	release, ok := s.Claim(segment)
+	if !ok {
+		t.Fatal("not to be claimed")
+	}
+	path := s.path(segment + claimSuffix)
+	look := func() fs.FileInfo {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	first := look()
+	for deadline := time.Now().Add(time.Minute); look().ModTime().Equal(first.ModTime()); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a process that runs gives its claim no new time")
+		}
+	}
+	now := time.Now()
+	later := look()
+	var w watch
+	for _, step := range []struct {
+		f     fs.FileInfo
+		after time.Duration
+		want  bool
+	}{
+		{first, 0, false}, {first, standsStill - 1, false}, {later, standsStill, false}, {later, 2*standsStill - 1, false}, {later, 2 * standsStill, true},
+	} {
+		if got := w.still(step.f, now.Add(step.after)); got != step.want {
+			t.Errorf("after %s: %v", step.after, got)
+		}
+	}
+	release()
+}

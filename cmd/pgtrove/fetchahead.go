@@ -75,8 +75,8 @@ func (f *walFetcher) spool(archive openedArchive) *walahead.Spool {
 	return s
 }
 
-// fromSpool brings the segment to its path if it was fetched before its turn. One that is just being fetched is waited for. Where it is not
-// served, release ends the claim to fetch it.
+// fromSpool brings the segment to its path if it was fetched before its turn. One that is just being fetched is waited for, unless
+// who does that stands still. Where it is not served, release ends the claim to fetch it.
 func (f *walFetcher) fromSpool(ctx context.Context, s *walahead.Spool) (served bool, release func(), err error) {
 	for range 2 {
 		if served, err = s.Take(f.name, f.path); served {
@@ -85,7 +85,12 @@ func (f *walFetcher) fromSpool(ctx context.Context, s *walahead.Spool) (served b
 		if release, ok := s.Claim(f.name); ok {
 			return false, release, nil
 		}
-		if err := s.Wait(ctx, f.name); err != nil {
+		err := s.Wait(ctx, f.name)
+		if errors.Is(err, walahead.ErrStandsStill) {
+			f.out.detail("%v", err)
+			break
+		}
+		if err != nil {
 			return false, nil, err
 		}
 	}
