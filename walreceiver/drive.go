@@ -265,6 +265,7 @@ func (d *drive) stopReading() {
 func (d *drive) leave() {
 	d.stopReading()
 	d.unwatch()
+	d.owed = time.Time{}
 	if d.link == nil {
 		return
 	}
@@ -326,7 +327,7 @@ func (d *drive) answer(now time.Time) error {
 	if flushed <= d.sent && now.Sub(d.told) < every && !owed && !ask {
 		return nil
 	}
-	if err := sendStatus(d.link.stream.PgConn(), now, d.flow.received(), flushed, ask); err != nil {
+	if err := sendStatus(d.link.stream.PgConn(), now, flushed, ask); err != nil {
 		d.end(err)
 		return nil
 	}

@@ -107,10 +107,11 @@ func parse(data []byte) (message, bool) {
 	return message{}, false
 }
 
-// status tells the server how far we are. A flushed of 0 tells nothing (pglogrepl's own function would make it the same as written).
-func sendStatus(conn *pgconn.PgConn, now time.Time, written, flushed pg.LSN, ask bool) error {
+// sendStatus tells the server up to where all is durable. What is only received counts as nothing: with synchronous_commit = remote_write the server would take
+// it for confirmed. A flushed of 0 tells nothing (pglogrepl's own function would make something of it).
+func sendStatus(conn *pgconn.PgConn, now time.Time, flushed pg.LSN, ask bool) error {
 	b := []byte{'d', 0, 0, 0, 4 + 34, pglogrepl.StandbyStatusUpdateByteID} // CopyData
-	b = binary.BigEndian.AppendUint64(b, uint64(written))
+	b = binary.BigEndian.AppendUint64(b, uint64(flushed))                  // written
 	b = binary.BigEndian.AppendUint64(b, uint64(flushed))
 	b = binary.BigEndian.AppendUint64(b, uint64(flushed)) // applied
 	b = binary.BigEndian.AppendUint64(b, uint64(now.Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)).Microseconds()))

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/test/pgtest"
 )
 
@@ -72,4 +73,42 @@ func TestEveryAcknowledgedCommitSurvivesServerAndReceiver(t *testing.T) {
 func (w *world) reachedWhole(r *receiver) {
 	w.t.Helper()
 	r.says("receiving WAL of system", 1)
+}
+
+// TestNothingIsConfirmedFromMemory: with synchronous_commit = remote_write a server is content with what a standby has written, and that is not durable here
+// before it is in the repository.
+func TestNothingIsConfirmedFromMemory(t *testing.T) {
+	w := newWorld(t, "15", pgtest.Options{})
+	w.announcedLongAgo()
+	w.Exec(t, "CREATE TABLE x (i int)")
+	w.backup()
+	r := w.receive(w.Server, "--application-name", "vault", "--interval", "1h")
+	r.says("receiving WAL of system", 1)
+	w.Configure(t, map[string]string{"synchronous_standby_names": "vault", "synchronous_commit": "remote_write"})
+	w.Reload(t)
+	r.says("the server waits for us", 1)
+	back := w.away()
+	before := position(t, w.Server)
+	w.Exec(t, "SET synchronous_commit = local; INSERT INTO x VALUES (42)")
+	at := position(t, w.Server)
+	wait(t, "it has received what it cannot store", func() bool { return r.progress().Received >= at })
+	r.says("the storage does not take WAL", 1)
+	// The server was answered meanwhile, or is soon: a keepalive with a question comes at least every half of wal_sender_timeout.
+	const states = "SELECT coalesce(max(greatest(write_lsn, flush_lsn, replay_lsn))::text, '0/0') FROM pg_stat_replication"
+	told := w.Query(t, "SELECT coalesce(max(reply_time)::text, '') FROM pg_stat_replication")
+	wait(t, "another answer to the server", func() bool {
+		return w.Query(t, "SELECT coalesce(max(reply_time)::text, '') FROM pg_stat_replication") != told
+	})
+	confirmed, err := pg.ParseLSN(w.Query(t, states))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if confirmed > before {
+		t.Errorf("the server takes WAL up to %s for written, and it is durable up to %s at most", confirmed, before)
+	}
+	back()
+	w.reached(w.Server, r)
+	if code := r.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
 }

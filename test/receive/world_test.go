@@ -79,6 +79,7 @@ type progress struct {
 	Type      string `json:"type"`
 	Connected bool   `json:"connected"`
 	Timeline  uint32 `json:"timeline"`
+	Received  pg.LSN `json:"received_lsn"`
 	Durable   pg.LSN `json:"durable_lsn"`
 	Lag       int64  `json:"lag"`
 }
