@@ -26,14 +26,15 @@ type GapNote struct {
 	To      time.Time `json:"to"`
 	Host    string    `json:"host"`
 	Error   string    `json:"error"` // why they could not be archived
-	// Files are those of other kinds that were given up meanwhile.
-	Files []string `json:"files,omitempty"`
+	// Files are those of other kinds that are lost with them, and MoreFiles says how many there are beyond these.
+	Files     []string `json:"files,omitempty"`
+	MoreFiles int      `json:"more_files,omitempty"`
 }
 
 // GapReason is why segments were given up.
 type GapReason string
 
-// ReasonBacklog: the storage could not be reached, and more WAL waited on the server than was allowed.
+// ReasonBacklog: the storage could not be reached, or was full, and more WAL waited on the server than was allowed.
 const ReasonBacklog GapReason = "backlog"
 
 const (
@@ -77,7 +78,8 @@ func (a Archive) PushGap(ctx context.Context, g GapNote, size pg.SegmentSize) er
 	g.Version = gapVersion
 	g.From, g.To = g.From.UTC().Truncate(time.Microsecond), g.To.UTC().Truncate(time.Microsecond)
 	g.Error = strings.ToValidUTF8(g.Error[:min(len(g.Error), maxGapError)], "")
-	g.Files = g.Files[:min(len(g.Files), maxGapFiles)]
+	g.MoreFiles = max(0, len(g.Files)-maxGapFiles)
+	g.Files = g.Files[:len(g.Files)-g.MoreFiles]
 	content, err := json.Marshal(g)
 	if err != nil {
 		return fmt.Errorf("note a gap: %w", err)

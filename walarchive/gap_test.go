@@ -2,6 +2,7 @@ package walarchive
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -92,5 +93,25 @@ func TestANoteOfAGapIsNoFileOfPostgreSQL(t *testing.T) {
 	}
 	if err := a.PushGap(t.Context(), g, pg.MaxSegmentSize); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a size that no such segment has: %v", err)
+	}
+}
+
+func TestANoteThatCannotNameAllFilesSaysHowManyMore(t *testing.T) {
+	for _, n := range []int{maxGapFiles, maxGapFiles + 7} {
+		a, _ := newArchive()
+		g := GapNote{First: segmentName(1, 4), Last: segmentName(1, 5), Reason: ReasonBacklog}
+		for i := range n {
+			g.Files = append(g.Files, fmt.Sprintf("%s.%08X.backup", g.First, i+40))
+		}
+		if err := a.PushGap(t.Context(), g, testSize); err != nil {
+			t.Fatal(err)
+		}
+		h, err := a.Header(t.Context(), g.First+"-"+g.Last+".gap")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if note, err := h.Gap(); err != nil || !slices.Equal(note.Files, g.Files[:maxGapFiles]) || note.MoreFiles != n-maxGapFiles {
+			t.Errorf("of %d files: %+v, %v", n, note, err)
+		}
 	}
 }
