@@ -99,16 +99,25 @@ func (a *app) dropSlot(ctx context.Context, o *receiveOptions) error {
 type walReceiver struct {
 	*app
 	*receiveOptions
-	repo *repo.Repo
+	repo    *repo.Repo
+	objects *standingObjects // of repo
 }
 
 func (a *app) walReceive(ctx context.Context, o *receiveOptions) error {
 	a.settings.Storage.retryByDefault(serverRetryTime) // it tries again by itself
-	r, err := a.openRepository(ctx)
+	name, err := a.repositoryName()
 	if err != nil {
 		return err
 	}
-	w := &walReceiver{a, o, r}
+	store, _, err := a.openStorage(ctx, name)
+	if err != nil {
+		return fmt.Errorf("open repository %s: %w", name, err)
+	}
+	r, err := a.openIn(ctx, name, store)
+	if err != nil {
+		return err
+	}
+	w := &walReceiver{a, o, r, newStandingObjects(store, r)}
 	err = walreceiver.Run(ctx, walreceiver.Options{
 		Dial: w.dial, Open: w.open, Follow: w.follow, Lasting: lastingForReceiver,
 		Slot: o.slot, Interval: o.interval, Report: o.report, Synchronous: o.synchronous, Events: w.events(),
@@ -153,7 +162,7 @@ func (w *walReceiver) open(ctx context.Context, s walreceiver.Server) (*walrecei
 		return nil, withHint(refused("receive WAL of cluster %s: in the repository this name has system identifier %s, the server has %s", ours.cluster, theirs.system, ours.system),
 			"if this is another cluster, give it a name of its own with --cluster NAME; if the cluster was replaced or upgraded, say so once with `pgtrove backup --new-system-id`")
 	}
-	archive := ours.in(w.repo)
+	archive := walarchive.Archive{Objects: w.objects, Cluster: ours.cluster, System: ours.system}
 	fresh, err := archive.AnnounceReceiver(ctx)
 	if err != nil {
 		return nil, err
@@ -257,6 +266,9 @@ func lastingForReceiver(err error) bool {
 // receiveRules are what can end wal receive.
 func receiveRules() []exitRule {
 	return []exitRule{
+		{name: "repository replaced", is: errReplaced, code: codeRefused,
+			meaning: "another repository has taken the place of the one that `wal receive` had opened; what was not confirmed to the server is still there",
+			hint:    "start `pgtrove wal receive` again with the identity of the repository that is there, and take a backup into it"},
 		{name: "`walreceiver.ErrUnstored`", is: walreceiver.ErrUnstored, code: codeUnreachable,
 			meaning: "`wal receive` was stopped, and the storage did not take what was received last",
 			hint:    "nothing is lost as long as the server is there: its slot keeps the WAL for the next `pgtrove wal receive`"},
