@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/repo"
+	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/walahead"
 	"github.com/pgtrove/pgtrove/walsource"
 )
@@ -32,14 +34,15 @@ func (p *walPusher) records(archive openedArchive) walahead.Records {
 	return walahead.NewRecords(p.cacheDir(), archive.owner)
 }
 
-// known says whether an earlier call has pushed this very file. Any doubt is no: it is then pushed, which does no harm.
-func (p *walPusher) known(ctx context.Context) (known bool) {
+// known says whether an earlier call has pushed this very file. Any doubt is no: it is then pushed, which does no harm. outage is why that would fail
+// as well: the storage was tried for as long as a call may.
+func (p *walPusher) known(ctx context.Context) (known bool, outage error) {
 	if p.kind != pg.KindSegment || p.control == nil || !walahead.AnyRecord(p.cacheDir(), p.name) {
-		return false
+		return false, nil
 	}
 	state, err := walahead.StateOf(p.path)
 	if err != nil {
-		return false
+		return false, nil
 	}
 	has := func(owner walahead.Owner) {
 		r := walahead.NewRecords(p.cacheDir(), owner)
@@ -48,13 +51,16 @@ func (p *walPusher) known(ctx context.Context) (known bool) {
 	}
 	if owner, ok := p.ownerInDirectory(ctx); ok {
 		has(owner)
-		return known
+		return known, nil
 	}
-	_ = p.withArchive(ctx, "archive "+p.name, p.control.SystemID, func(archive openedArchive) error {
+	err = p.withArchive(ctx, "archive "+p.name, p.control.SystemID, func(archive openedArchive) error {
 		has(archive.owner)
 		return nil
 	})
-	return known
+	if errors.Is(err, storage.ErrUnreachable) {
+		return false, err
+	}
+	return known, nil
 }
 
 // ownerInDirectory tells whose archive it is without a key, which takes a while to open: of a directory the config says that, and is read each time.

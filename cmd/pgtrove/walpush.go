@@ -96,7 +96,8 @@ func (a *app) walPush(ctx context.Context, path string, o pushOptions) error {
 	}
 	ctx, done := p.untilStopped(ctx)
 	defer done()
-	if p.known(ctx) {
+	known, outage := p.known(ctx)
+	if known {
 		a.out.detail("%s was archived before its turn", p.name)
 		return nil
 	}
@@ -115,9 +116,11 @@ func (a *app) walPush(ctx context.Context, path string, o pushOptions) error {
 	if p.lately(system) {
 		return p.giveUp(system, nil)
 	}
-	err = a.withArchive(ctx, "archive "+p.name, system, func(archive openedArchive) error {
-		return p.push(ctx, archive, file.Data, facts)
-	})
+	if err = outage; err == nil {
+		err = a.withArchive(ctx, "archive "+p.name, system, func(archive openedArchive) error {
+			return p.push(ctx, archive, file.Data, facts)
+		})
+	}
 	if err != nil && ctx.Err() == nil && p.tooMuch(err) {
 		return p.giveUp(system, err)
 	}
