@@ -72,6 +72,10 @@ func (c *checkup) givenUp() error {
 			"%s to %s were dropped by wal push --max-backlog, %s to %s, and that is not yet noted in %s, cluster %s (%s)",
 			first.Name(g.SegmentSize), last.Name(g.SegmentSize), showTime(g.From), showTime(g.To), g.Repo, g.Cluster, g.Error)
 	}
+	for _, f := range l.Files {
+		c.add("gaps", statusProblem, "the next `pgtrove wal push` that reaches that repository archives it, if it is still in pg_wal; else archive it from where it is still there",
+			"%s was dropped by wal push --max-backlog, %s, and is not yet archived in %s, cluster %s (%s)", f.Name, showTime(f.At), f.Repo, f.Cluster, f.Error)
+	}
 	return nil
 }
 

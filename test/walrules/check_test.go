@@ -85,21 +85,26 @@ func TestCheckNamesWhatKeepsWALFromComing(t *testing.T) {
 	finds(t, s, "archiving", "problem", []string{"no archiver process runs", "archive_library"}, "--wal-timeout=1s")
 }
 
-// givenUp lets a push drop a segment, while nothing is archived, and looks that check says so before the repository can know.
+// givenUp lets pushes give up a history file and then a segment, while nothing is archived, and looks that check says so before the repository can know.
 func givenUp(t *testing.T, s *pgtest.Server) {
 	t.Helper()
 	s.SwitchWAL(t)
-	name := s.SwitchWAL(t)
-	cmd := inData(s, "wal", "push", "--repo", "s3://absent/x", "--max-backlog", "1MiB", "pg_wal/"+name)
-	cmd.Env = append(cmd.Env, "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b", "AWS_REGION=r", "AWS_ENDPOINT_URL_S3=http://127.0.0.1:1", "PGTROVE_RETRY_TIME=0")
-	pgtest.MustRun(t, cmd)
+	segment, history := s.SwitchWAL(t), "0000000F.history"
 	ledger := filepath.Join(s.Dir, "pgtrove.gaps")
-	finds(t, s, "gaps", "problem", []string{name, "--max-backlog", "s3://absent/x"})
-	b := read(t, ledger)
-	write(t, ledger, string(b[:len(b)-4]))
-	finds(t, s, "gaps", "problem", []string{"damaged record of gaps"})
-	if err := os.Remove(ledger); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{history, segment} {
+		write(t, inWAL(s, history), "1\t0/3000000\tno recovery target specified\n")
+		cmd := inData(s, "wal", "push", "--repo", "s3://absent/x", "--max-backlog", "1MiB", "pg_wal/"+name)
+		cmd.Env = append(cmd.Env, "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b", "AWS_REGION=r", "AWS_ENDPOINT_URL_S3=http://127.0.0.1:1", "PGTROVE_RETRY_TIME=0")
+		pgtest.MustRun(t, cmd)
+		finds(t, s, "gaps", "problem", []string{name, "--max-backlog", "s3://absent/x"}, "--wal-timeout=1s")
+		b := read(t, ledger)
+		write(t, ledger, string(b[:len(b)-4]))
+		finds(t, s, "gaps", "problem", []string{"damaged record of gaps"}, "--wal-timeout=1s")
+		for _, path := range []string{ledger, inWAL(s, history)} {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 
