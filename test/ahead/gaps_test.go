@@ -72,11 +72,6 @@ func TestThatOneStorageDoesNotAnswerSaysNothingOfAnother(t *testing.T) {
 			t.Errorf("that the other repository lacks it is forgotten: %q is not in %s", want, l)
 		}
 	}
-	w.elsewhere(nobody, func() {
-		if r := w.push(0, names[1], tooMuch); !strings.Contains(r.Stderr, "tried ") {
-			t.Errorf("it is asked again though it did not answer a moment ago\n%s", r.Stderr)
-		}
-	})
 }
 
 func TestABucketThatIsNotThereIsNoOutage(t *testing.T) {
