@@ -17,10 +17,13 @@ type drive struct {
 	link    *link     // nil once it is closed
 	reader  *reader   // nil once nothing more is received
 	reading bool      // it was asked for a message
+	first   pg.LSN    // where the stream began
 	mode    chan bool // what the watcher finds
 	unwatch context.CancelFunc
-	rest    message // what there is no room for
-	ended   error   // why the stream has ended
+	hold    func()    // begins to keep a slot at the server that is there now; nil: it does so already
+	held    chan bool // a slot was made; true: the one that was there had lost its WAL
+	rest    message   // what there is no room for
+	ended   error     // why the stream has ended
 
 	heard, told time.Time // the server's last message, our last status
 	asked       bool      // the last status asked for an answer
@@ -30,6 +33,7 @@ type drive struct {
 	stalled     time.Time // since when there is no room
 	stop        time.Time // when the end must have come; zero: nobody wants it
 	running     map[*job]context.CancelFunc
+	failing     map[string]bool // what the storage did not take when it was tried last
 }
 
 // result is how a job ended.
@@ -44,15 +48,18 @@ var errHungUp = errors.New("disconnected: the storage takes no more, and the ser
 func (r *receiver) drive(ctx context.Context, l *link) error {
 	now := time.Now()
 	watching, unwatch := context.WithCancel(ctx)
+	holding, release := context.WithCancel(ctx)
 	d := &drive{
-		receiver: r, link: l, reader: startReader(l.stream.PgConn()), mode: make(chan bool), unwatch: unwatch,
-		heard: now, running: map[*job]context.CancelFunc{},
+		receiver: r, link: l, reader: startReader(l.stream.PgConn()), first: r.flow.received(), mode: make(chan bool), unwatch: unwatch, held: make(chan bool),
+		heard: now, running: map[*job]context.CancelFunc{}, failing: map[string]bool{},
 	}
 	var jobs, watch sync.WaitGroup
 	beside, pid := l.beside, l.stream.PgConn().PID()
 	watch.Go(func() { watchMode(watching, beside, pid, d.mode) })
+	d.hold = func() { watch.Go(func() { holdSlot(holding, r.Options, r.server, d.held) }) }
 	defer func() {
 		d.leave()
+		release()
 		watch.Wait()
 		for _, stop := range d.running {
 			stop()
@@ -101,6 +108,8 @@ func (d *drive) loop(ctx context.Context, jobs *sync.WaitGroup) error {
 			err = d.result(time.Now(), res)
 		case synchronous := <-d.mode:
 			d.setMode(synchronous)
+		case lost := <-d.held:
+			d.Events.SlotMade(d.Slot, lost)
 		case <-end:
 			end = nil
 			d.finish(time.Now())
@@ -163,22 +172,43 @@ func (d *drive) store(ctx context.Context, j *job) error {
 
 // result takes in how a job ended. An error is one that does not pass.
 func (d *drive) result(now time.Time, res result) error {
-	d.running[res.job]()
+	cancel, ours := d.running[res.job]
+	if !ours {
+		return nil // of a drive before, which did not wait for it
+	}
+	cancel()
 	delete(d.running, res.job)
 	d.flow.done(now, *res.job, res.err)
 	if res.err != nil {
 		if d.lasting(res.err) {
 			return res.err
 		}
+		d.failing[res.job.what()] = true
 		return nil
 	}
-	if since, was := d.unstored.over(); was {
-		d.Events.Back(since)
+	delete(d.failing, res.job.what())
+	if !res.job.part {
+		delete(d.failing, partsOf(res.job.segment)) // nobody needs them any more
+	}
+	if len(d.failing) == 0 {
+		if since, was := d.unstored.over(); was {
+			d.Events.Back(since)
+		}
 	}
 	d.next = d.flow.next()
 	d.Events.Stored(res.job.segment.name, int64(res.job.from), int64(res.job.to), now.Sub(res.job.begun))
 	return nil
 }
+
+// what names what is stored, so that one thing that fails again and again is not forgotten when another one succeeds.
+func (j *job) what() string {
+	if j.part {
+		return partsOf(j.segment)
+	}
+	return j.segment.name
+}
+
+func partsOf(s *segment) string { return s.name + ".part" }
 
 // message takes in what the server sent.
 func (d *drive) message(now time.Time, m message) error {
@@ -251,6 +281,10 @@ func (d *drive) end(why error) {
 		d.lost.failed(time.Now(), why, d.Events.Disconnected)
 	}
 	d.leave()
+	if d.hold != nil {
+		d.hold()
+		d.hold = nil
+	}
 }
 
 // stopReading keeps the connection.
@@ -307,6 +341,16 @@ func (d *drive) verdict(err error) error {
 	return nil
 }
 
+// flushed is what the server is told; 0: nothing. A slot keeps WAL from there on. So nothing is told before the stream has shown that the server has what it was
+// asked for, nor anything before where the slot stands: the slot would be moved backwards, to WAL that may have been removed, and never tell any more where it stood.
+func (d *drive) flushed(now time.Time) pg.LSN {
+	at := d.confirmed(now)
+	if at < d.kept || d.flow.received() == d.first && d.serverEnd > d.first {
+		return 0
+	}
+	return at
+}
+
 // answer tells the server how far it is: when more is durable, when it has asked, and now and then.
 func (d *drive) answer(now time.Time) error {
 	if d.link == nil {
@@ -316,7 +360,7 @@ func (d *drive) answer(now time.Time) error {
 	if t := d.server.Timeout / 3; t > 0 {
 		every = min(every, t)
 	}
-	flushed, behind := d.confirmed(now), d.behind(now)
+	flushed, behind := d.flushed(now), d.behind(now)
 	owed := !d.owed.IsZero() && (!behind || !now.Before(d.owed))
 	silent := d.reader != nil && d.rest.data == nil && now.Sub(d.heard) > silence
 	if silent && now.Sub(d.heard) > 2*silence {
@@ -352,47 +396,4 @@ func (d *drive) wake(now time.Time) time.Time {
 		}
 	}
 	return at
-}
-
-func (d *drive) setMode(synchronous bool) {
-	if d.sync != synchronous {
-		d.sync = synchronous
-		d.Events.Mode(synchronous)
-	}
-}
-
-// watchMode asks the server now and then whether it waits for the process of that ID, until ctx ends. It does so on a connection of its own each time: one that stayed
-// would keep a server from stopping smartly.
-func watchMode(ctx context.Context, beside Beside, pid uint32, found chan<- bool) {
-	for pause := time.Second; ; pause = min(2*pause, modeEvery) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-		synchronous, err := askMode(ctx, beside, pid)
-		if err != nil {
-			continue // the stream tells whether the server is there
-		}
-		select {
-		case found <- synchronous:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// modeEvery is how often the server is asked whether it waits for us.
-const modeEvery = 10 * time.Second
-
-func askMode(ctx context.Context, beside Beside, pid uint32) (synchronous bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, statusEvery)
-	defer cancel()
-	conn, err := beside(ctx, false)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_replication WHERE pid = $1::int AND sync_state IN ('sync', 'quorum'))", int32(pid)).Scan(&synchronous)
-	return synchronous, err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgtrove/pgtrove/internal/pg"
 )
@@ -16,7 +17,7 @@ import (
 // link is a connection to a server.
 type link struct {
 	beside  Beside
-	query   *pgx.Conn // ordinary; nil once the stream has begun
+	query   *pgx.Conn // ordinary; nil where it is not needed
 	stream  *pgx.Conn // replication=yes
 	server  Server
 	history pg.History
@@ -74,15 +75,69 @@ func (l *link) readHistory(ctx context.Context) error {
 	if l.server.Timeline == 1 {
 		return nil
 	}
-	h, err := pglogrepl.TimelineHistory(ctx, l.stream.PgConn(), int32(l.server.Timeline))
-	if err == nil {
-		l.text = h.Content
-		l.history, err = pg.ParseHistory(l.server.Timeline, l.text)
+	var err error
+	if l.text, err = l.historyText(ctx, l.server.Timeline); err != nil {
+		return err
 	}
-	if err != nil {
+	if l.history, err = pg.ParseHistory(l.server.Timeline, l.text); err != nil {
 		return fmt.Errorf("read the history of timeline %d: %w", uint32(l.server.Timeline), err)
 	}
 	return nil
+}
+
+// historyText is the history file of a timeline.
+func (l *link) historyText(ctx context.Context, tli pg.Timeline) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	h, err := pglogrepl.TimelineHistory(ctx, l.stream.PgConn(), int32(tli))
+	if err != nil {
+		return nil, fmt.Errorf("read the history of timeline %d: %w", uint32(tli), err)
+	}
+	return h.Content, nil
+}
+
+// quiet closes the ordinary connection: a server that is told to stop smartly would wait for it.
+func (l *link) quiet() {
+	if l.query != nil {
+		_ = l.query.Close(context.Background())
+		l.query = nil
+	}
+}
+
+// has says whether the server has a segment. It asks to stream it, beside, and without a slot: other ways need more privileges.
+func (l *link) has(ctx context.Context, s pg.Segment) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	name := s.Name(l.server.SegmentSize)
+	conn, err := l.beside(ctx, true)
+	if err != nil {
+		return false, fmt.Errorf("ask the server for %s: %w", name, err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	conn.PgConn().Frontend().SendQuery(&pgproto3.Query{
+		String: fmt.Sprintf("START_REPLICATION PHYSICAL %s TIMELINE %d", s.Start(l.server.SegmentSize), uint32(s.Timeline)),
+	})
+	err = conn.PgConn().Frontend().Flush()
+	for err == nil {
+		var m pgproto3.BackendMessage
+		if m, err = conn.PgConn().ReceiveMessage(ctx); err != nil {
+			break
+		}
+		switch m := m.(type) {
+		case *pgproto3.CopyData:
+			if p, known := parse(m.Data); known && p.data != nil {
+				return true, nil
+			}
+		case *pgproto3.CopyDone, *pgproto3.CommandComplete: // nothing of the timeline is behind it
+			return true, nil
+		case *pgproto3.ErrorResponse:
+			err = pgconn.ErrorResponseToPgError(m)
+		}
+	}
+	if isCode(err, codeRemoved) {
+		return false, nil
+	}
+	return false, fmt.Errorf("ask the server for %s: %w", name, err)
 }
 
 // segment is the file that recovery along the server's history reads for a number: where a timeline ends within the segment, the next one's.
@@ -96,8 +151,6 @@ func (l *link) number(lsn pg.LSN) uint64 { return pg.SegmentOf(1, lsn, l.server.
 
 // start begins to stream from the segment's first byte on. timelineEnd: there is nothing of that timeline behind it.
 func (l *link) start(ctx context.Context, slot string, s pg.Segment) error {
-	_ = l.query.Close(ctx) // a server that is told to stop smartly would wait for it
-	l.query = nil
 	err := pglogrepl.StartReplication(ctx, l.stream.PgConn(), `"`+slot+`"`, pglogrepl.LSN(s.Start(l.server.SegmentSize)), pglogrepl.StartReplicationOptions{
 		Timeline: int32(s.Timeline), Mode: pglogrepl.PhysicalReplication,
 	})
@@ -123,81 +176,3 @@ func (l *link) close() {
 	}
 	l.query, l.stream = nil, nil
 }
-
-// slot is what the server says of ours.
-type slot struct {
-	restart pg.LSN // from where on it keeps WAL; 0: nothing
-	fresh   bool   // it was made just now, or was never used
-}
-
-// slot finds the slot, or makes it. One that has lost its WAL holds nothing any more, and is made anew. Errors: ErrSlot.
-func (l *link) slot(ctx context.Context, name string, made func(name string, lost bool)) (s slot, err error) {
-	ctx, cancel := context.WithTimeout(ctx, connectPatience)
-	defer cancel()
-	var kind, restart, status string
-	err = l.query.QueryRow(ctx, "SELECT slot_type, coalesce(restart_lsn::text, ''), coalesce(wal_status, '') FROM pg_catalog.pg_replication_slots "+
-		"WHERE slot_name = $1::text", name).Scan(&kind, &restart, &status)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return l.makeSlot(ctx, name, false, made)
-	case err != nil:
-		return s, fmt.Errorf("look for slot %s: %w", name, err)
-	case kind != "physical":
-		return s, fmt.Errorf("slot %s: %w: it is a %s one", name, ErrSlot, kind)
-	case status == "lost":
-		if _, err := l.query.Exec(ctx, "SELECT pg_catalog.pg_drop_replication_slot($1::text::name)", name); err != nil {
-			return s, fmt.Errorf("drop slot %s, which has lost its WAL: %w", name, err)
-		}
-		return l.makeSlot(ctx, name, true, made)
-	case restart == "":
-		return slot{fresh: true}, nil
-	}
-	s.restart, err = pg.ParseLSN(restart)
-	return s, err
-}
-
-func (l *link) makeSlot(ctx context.Context, name string, lost bool, made func(string, bool)) (s slot, err error) {
-	var restart string
-	err = l.query.QueryRow(ctx, "SELECT lsn::text FROM pg_catalog.pg_create_physical_replication_slot($1::text::name, true)", name).Scan(&restart)
-	var refused *pgconn.PgError
-	switch {
-	case errors.As(err, &refused) && !passes(refused.Code):
-		return s, fmt.Errorf("make slot %s: %w: %w", name, ErrSlot, err)
-	case err != nil:
-		return s, fmt.Errorf("make slot %s: %w", name, err)
-	}
-	s.fresh = true
-	if s.restart, err = pg.ParseLSN(restart); err != nil {
-		return s, fmt.Errorf("make slot %s: %w", name, err)
-	}
-	made(name, lost)
-	return s, nil
-}
-
-// passes says of a server's refusal that it passes by itself: it stops, starts or is full, or somebody else has just made the slot.
-func passes(code string) bool {
-	return len(code) == 5 && (code[:2] == "57" || code[:2] == "08" || code == "53300" || code == "42710" || code == "25006")
-}
-
-// DropSlot removes the slot, so that the server keeps no WAL for it any more. Errors: ErrNoSlot, ErrSlotInUse.
-func DropSlot(ctx context.Context, conn *pgx.Conn, name string) error {
-	_, err := conn.Exec(ctx, "SELECT pg_catalog.pg_drop_replication_slot($1::text::name)", name)
-	switch {
-	case isCode(err, "42704"):
-		return fmt.Errorf("drop slot %s: %w", name, ErrNoSlot)
-	case isCode(err, "55006"):
-		return fmt.Errorf("drop slot %s: %w", name, ErrSlotInUse)
-	case err != nil:
-		return fmt.Errorf("drop slot %s: %w", name, err)
-	}
-	return nil
-}
-
-// isCode reports whether the server refused with this SQLSTATE.
-func isCode(err error, code string) bool {
-	var server *pgconn.PgError
-	return errors.As(err, &server) && server.Code == code
-}
-
-// codeRemoved is the SQLSTATE with which a server says that it has removed WAL (undefined_file).
-const codeRemoved = "58P01"
