@@ -112,3 +112,23 @@ func TestNothingIsConfirmedFromMemory(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 }
+
+// TestARoleThatOnlyReplicatesIsWaitedFor: such a role is not told whether the server waits for it.
+func TestARoleThatOnlyReplicatesIsWaitedFor(t *testing.T) {
+	w := newWorld(t, "15", pgtest.Options{})
+	w.announcedLongAgo()
+	w.Exec(t, "CREATE TABLE x (i int)")
+	w.Exec(t, "CREATE ROLE rep LOGIN REPLICATION")
+	w.backup()
+	r := w.receive(w.Server, "--dsn", "user=rep", "--application-name", "vault", "--interval", "1h")
+	r.says("receiving WAL of system", 1)
+	w.Configure(t, map[string]string{"synchronous_standby_names": "ANY 1 (vault)", "synchronous_commit": "on"})
+	w.Reload(t)
+	r.says("the server waits for us", 1)
+	w.Exec(t, "INSERT INTO x VALUES (42)")
+	r.kill()
+	w.crash(w.Server)
+	if got := w.recovered().Query(t, "SELECT count(*) FROM x"); got != "1" {
+		t.Errorf("%s rows are back, want 1", got)
+	}
+}
