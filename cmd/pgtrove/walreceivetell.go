@@ -17,7 +17,7 @@ type receiveJSON struct {
 	Received    pg.LSN   `json:"received_lsn"`
 	Durable     pg.LSN   `json:"durable_lsn"`
 	Server      pg.LSN   `json:"server_lsn"` // the end of its WAL, as it last said
-	Lag         uint64   `json:"lag"`        // bytes that the server has and the repository has not
+	Lag         uint64   `json:"lag"`        // bytes that the server has and the repository has not; at least so many where it is not connected
 }
 
 // events are what wal receive says while it runs.
@@ -70,9 +70,10 @@ func (w *walReceiver) tellProgress(p walreceiver.Progress) {
 		_ = w.out.object(receiveJSON{"receive", jsonTime(time.Now()), p.Connected, p.Synchronous, uint32(p.Timeline), p.Received, p.Durable, p.End, p.Lag()})
 		return // who does not read it is no reason to end
 	}
-	state := ""
-	if !p.Connected {
-		state = "; not connected"
+	lag := showBytes(int64(p.Lag()))
+	if !p.Connected { // the server writes on, and nobody says how much
+		w.out.info("not connected; received up to %s, in the repository up to %s, the server was at %s: at least %s behind", p.Received, p.Durable, p.End, lag)
+		return
 	}
-	w.out.info("received up to %s, in the repository up to %s, the server is at %s: %s behind%s", p.Received, p.Durable, p.End, showBytes(int64(p.Lag())), state)
+	w.out.info("received up to %s, in the repository up to %s, the server is at %s: %s behind", p.Received, p.Durable, p.End, lag)
 }
