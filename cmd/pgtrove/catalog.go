@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/snapshot"
+	"github.com/pgtrove/pgtrove/walarchive"
 )
 
 // catalog is what a repository holds of snapshots.
@@ -168,6 +169,19 @@ func (c *catalog) narrowed() map[string]bool {
 		}
 	}
 	return narrow
+}
+
+// walSnapshots are the snapshots of an archive, as it knows them.
+func (c *catalog) walSnapshots(k archiveKey) (own []walarchive.Snapshot) {
+	narrowed := c.narrowed()
+	for _, m := range c.snapshots {
+		if archiveOf(m) == k {
+			s := walSnapshot(m)
+			s.Narrow = narrowed[m.ID]
+			own = append(own, s)
+		}
+	}
+	return own
 }
 
 // forgotten counts the snapshots that are hidden until a prune removes them.

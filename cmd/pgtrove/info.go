@@ -194,17 +194,13 @@ func clusterInfo(ctx context.Context, headers walarchive.Headers, coverage *wala
 		Type: "cluster", Cluster: k.cluster, SystemID: k.system.String(), WALFiles: coverage.Files, WALBytes: coverage.Bytes,
 		Windows: []windowJSON{}, Gaps: []gapJSON{},
 	}
-	var own []walarchive.Snapshot
+	own := all.walSnapshots(k)
 	var newest *snapshot.Manifest
-	narrowed := all.narrowed()
 	for _, m := range all.snapshots {
 		if archiveOf(m) != k {
 			continue
 		}
 		newest = m
-		s := walSnapshot(m)
-		s.Narrow = narrowed[m.ID]
-		own = append(own, s)
 		c.Snapshots++
 		c.Added += m.Totals.Added
 		c.Size, c.PGVersion = m.Totals.Size, m.Server.VersionString()

@@ -56,7 +56,7 @@ func TestWhatIsReceivedIsListed(t *testing.T) {
 	list := func() error {
 		archives, err := findArchives(t.Context(), w.open(w.store), "main", nil)
 		w.must(err)
-		return w.showArchives(archives)
+		return w.showArchives(archives, &catalog{})
 	}
 	info := func() error {
 		r := w.open(w.store)

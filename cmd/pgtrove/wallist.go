@@ -18,7 +18,7 @@ func newWALListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the archived WAL in rows without gaps",
-		Long: "List the archived WAL of a cluster (--cluster, default main), each row a stretch of segments without a gap, and the gaps. A segment that " +
+		Long: "List the archived WAL of a cluster (--cluster, default main), each row a stretch of segments without a gap, and the gaps that a snapshot would have to be recovered across. A segment that " +
 			"is there only in part, from `pgtrove wal receive`, has a row of its own, which says up to where.",
 		Args: exactly(),
 		RunE: a.run(func(ctx context.Context, _ []string) error { return a.walList(ctx) }),
@@ -58,14 +58,27 @@ func (a *app) walList(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	archives, err := findArchives(ctx, r, a.settings.clusterName(), nil)
+	catalog, err := loadCatalog(ctx, r, a.settings.clusterName())
 	if err != nil {
 		return err
 	}
-	return a.showArchives(archives)
+	archives, err := findArchives(ctx, r, a.settings.clusterName(), catalog.snapshots)
+	if err != nil {
+		return err
+	}
+	return a.showArchives(archives, catalog)
 }
 
-func (a *app) showArchives(archives []*walarchive.Coverage) error {
+// missingWAL are a timeline's gaps: where there are snapshots those that recovery from one of them needs, since a prune removes what none needs.
+func missingWAL(c *walarchive.Coverage, tli pg.Timeline, all *catalog) []walarchive.Gap {
+	own := all.walSnapshots(archiveKey{c.Cluster, c.System})
+	if len(own) == 0 || len(all.damaged) > 0 {
+		return c.Gaps(tli)
+	}
+	return c.NeededGaps(tli, own)
+}
+
+func (a *app) showArchives(archives []*walarchive.Coverage, all *catalog) error {
 	t := newTable("CLUSTER", "SYSTEM ID", ">TL", "FIRST", "LAST", ">SEGMENTS", "FROM LSN", "TO LSN")
 	var gaps, others []string // others are files that are no whole segments
 	for _, c := range archives {
@@ -74,7 +87,7 @@ func (a *app) showArchives(archives []*walarchive.Coverage) error {
 				others = append(others, tli.HistoryName())
 			}
 			others = append(others, c.Partials(tli)...)
-			rows, missing := timelineRows(c, tli)
+			rows, missing := timelineRows(c, tli, missingWAL(c, tli, all))
 			for _, row := range rows {
 				t.add(row.Cluster, row.SystemID, fmt.Sprint(row.Timeline), row.First, row.Last, fmt.Sprint(row.Segments), row.FromLSN.String(), row.ToLSN.String())
 			}
@@ -114,7 +127,7 @@ func (a *app) showArchives(archives []*walarchive.Coverage) error {
 }
 
 // timelineRows are the stretches that are there of a timeline, and those that are missing.
-func timelineRows(c *walarchive.Coverage, tli pg.Timeline) (rows []walSpanJSON, gaps []walGapJSON) {
+func timelineRows(c *walarchive.Coverage, tli pg.Timeline, missing []walarchive.Gap) (rows []walSpanJSON, gaps []walGapJSON) {
 	system := c.System.String()
 	for _, s := range c.Spans(tli) {
 		from := pg.Segment{Timeline: tli, Number: s.First}
@@ -125,7 +138,7 @@ func timelineRows(c *walarchive.Coverage, tli pg.Timeline) (rows []walSpanJSON, 
 			FromLSN: from.Start(c.SegmentSize), ToLSN: to.End(c.SegmentSize),
 		})
 	}
-	for _, g := range c.Gaps(tli) {
+	for _, g := range missing {
 		gaps = append(gaps, walGapJSON{"gap", c.Cluster, system, gapRow(g, c.SegmentSize)})
 	}
 	return rows, gaps
