@@ -128,7 +128,7 @@ func (d *drive) step(ctx context.Context, now time.Time, jobs *sync.WaitGroup) e
 	if err := d.makeRoom(now); err != nil {
 		return err
 	}
-	f.urgent = d.sync || d.Synchronous || !d.owed.IsZero() || d.reader == nil || !d.stop.IsZero()
+	f.urgent = d.waitedFor()
 	if f.urgent {
 		f.hurry()
 	}
@@ -145,6 +145,13 @@ func (d *drive) step(ctx context.Context, now time.Time, jobs *sync.WaitGroup) e
 	}
 	d.report(now, d.reader != nil)
 	return d.answer(now)
+}
+
+// waitedFor says whether all that has come is to be stored at once. So it is until the server can be told again what it knew already: before, it does not take us for
+// a synchronous standby, and does not say that commits wait for us.
+func (d *drive) waitedFor() bool {
+	again := d.flow.durable() < d.kept && d.kept <= d.flow.received()
+	return again || d.sync || d.Synchronous || !d.owed.IsZero() || d.reader == nil || !d.stop.IsZero()
 }
 
 // slow is for how long one thing may be on its way to the storage before that is told.

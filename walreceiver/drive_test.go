@@ -65,8 +65,15 @@ func TestWhatIsToldIsNeverBehindTheSlot(t *testing.T) {
 		t.Fatal(err)
 	}
 	told(start, "it has come, and nothing is stored")
+	d.reader = &reader{}
+	if d.waitedFor() {
+		t.Error("nobody waits, and all is to be stored at once")
+	}
 	r.kept = start + 500
 	told(0, "the slot stands further on")
+	if !d.waitedFor() {
+		t.Error("the server is to be told soon again what it knew, and nothing is stored")
+	}
 	r.flow.hurry()
 	for _, j := range r.flow.jobs(now) {
 		r.flow.done(now, j, nil)

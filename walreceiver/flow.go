@@ -77,10 +77,13 @@ var errStream = errors.New("the stream of WAL is broken")
 // bound is how many segments are held.
 func (f *flow) bound() int { return min(max(memory/int(f.size), 2), maxSegments) }
 
-// begin makes it ready to receive a segment from its first byte on. Nothing may be under way; what is not stored is forgotten.
+// begin makes it ready to receive a segment from its first byte on. What is not stored is forgotten. The memory of what is on its way still, as a storage that hangs
+// may keep it, is not used again.
 func (f *flow) begin(s pg.Segment) {
 	for _, old := range f.segments {
-		f.recycle(old)
+		if !old.parting && !old.pushing {
+			f.recycle(old)
+		}
 	}
 	f.segments, f.parting, f.pushing, f.due = nil, false, 0, time.Time{}
 	f.base = s.Start(f.size)

@@ -98,10 +98,13 @@ func (l *link) historyText(ctx context.Context, tli pg.Timeline) ([]byte, error)
 
 // quiet closes the ordinary connection: a server that is told to stop smartly would wait for it.
 func (l *link) quiet() {
-	if l.query != nil {
-		_ = l.query.Close(context.Background())
-		l.query = nil
+	if l.query == nil {
+		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_ = l.query.Close(ctx) // whatever it says, it is over
+	l.query = nil
 }
 
 // has says whether the server has a segment. It asks to stream it, beside, and without a slot: other ways need more privileges.

@@ -150,8 +150,8 @@ func (r *receiver) archiveEnd(ctx context.Context, l *link, oldest uint64) (n ui
 	n, ok = l.archived(c)
 	for ok && n < l.number(l.server.Position) {
 		made, err := r.opened.Complete(ctx, l.segment(n).Name(r.server.SegmentSize))
-		if err != nil && !r.lasting(err) {
-			return 0, false, err
+		if err != nil {
+			r.tellIncomplete(n, l, err)
 		}
 		if !made {
 			break
@@ -159,6 +159,10 @@ func (r *receiver) archiveEnd(ctx context.Context, l *link, oldest uint64) (n ui
 		n++
 	}
 	return n, ok, nil
+}
+
+func (r *receiver) tellIncomplete(n uint64, l *link, err error) {
+	r.Events.Warned(fmt.Sprintf("segment %s cannot be made of its parts: %v", l.segment(n).Name(r.server.SegmentSize), err))
 }
 
 // archived is the segment behind the last one that the archive holds on the way to the server's timeline; false if it holds none.
@@ -192,7 +196,7 @@ func (r *receiver) completeBefore(ctx context.Context, l *link, first pg.Segment
 	for n := first.Number; n > 0 && n+maxSegments > first.Number; n-- {
 		name := l.segment(n - 1).Name(r.server.SegmentSize)
 		if _, err := r.opened.Complete(ctx, name); err != nil {
-			r.Events.Warned(fmt.Sprintf("segment %s cannot be made of its parts: %v", name, err))
+			r.tellIncomplete(n-1, l, err)
 			if !r.lasting(err) {
 				return // the next session tries again
 			}
