@@ -161,6 +161,8 @@ func TestCheckAtAStandbyLooksForTheNewestSegment(t *testing.T) {
 	finds(t, standby, "archiving", "problem", []string{"archiving fails", `by "false"`})
 	set(t, standby, map[string]string{"archive_command": push(t, "--cluster", "third")})
 	follow()
+	// The archiver may rest for a while after what failed.
+	standby.WaitQuery(t, "SELECT last_archived_time > last_failed_time FROM pg_stat_archiver", "t", 2*time.Minute)
 	finds(t, standby, "archiving", "problem", []string{"archived elsewhere", "--cluster third"})
 }
 
