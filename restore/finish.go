@@ -231,7 +231,7 @@ func readFile(ctx context.Context, c *source, e *snapshot.Entry) ([]byte, error)
 		return nil, err
 	}
 	p := newPlan()
-	if _, err := p.add(ctx, c, 0, e.Size, extents); err != nil {
+	if _, err := p.add(ctx, c, 0, e.Size, extents, nil); err != nil {
 		return nil, err
 	}
 	b := make([]byte, e.Size)
