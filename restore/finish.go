@@ -136,7 +136,7 @@ func (r *runner) label() error {
 
 // recovery makes the settings and the signal file.
 func (r *runner) recovery() error {
-	if r.o.Recovery == nil {
+	if r.o.Recovery == nil && !r.o.ArchiveOff {
 		return nil
 	}
 	path := r.path(autoConf)
@@ -148,18 +148,31 @@ func (r *runner) recovery() error {
 	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
 		mode = info.Mode().Perm()
 	}
-	stale, err := r.staleSettings()
-	if err != nil {
-		return err
+	conf := old
+	if r.o.Recovery != nil {
+		stale, err := r.staleSettings()
+		if err != nil {
+			return err
+		}
+		if conf, err = r.o.Recovery.configure(old, r.o.Snapshot.ID, stale); err != nil {
+			return fmt.Errorf("write %s: %w", path, err)
+		}
 	}
-	conf, err := r.o.Recovery.configure(old, r.o.Snapshot.ID, stale)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+	if r.o.ArchiveOff {
+		conf = archiveOff(conf)
 	}
-	if err := r.write(autoConf, conf, mode); err != nil {
+	if err := r.write(autoConf, conf, mode); err != nil || r.o.Recovery == nil {
 		return err
 	}
 	return r.write(r.o.Recovery.signal(), nil, r.fileMode())
+}
+
+// archiveOff adds the setting at the end, where it wins over every other file.
+func archiveOff(conf []byte) []byte {
+	if len(conf) > 0 && conf[len(conf)-1] != '\n' {
+		conf = append(conf, '\n')
+	}
+	return append(conf, "# By pgtrove: this is a copy, and does not archive\narchive_mode = 'off'\n"...)
 }
 
 // maxConf bounds what is read of a configuration file.

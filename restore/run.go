@@ -33,6 +33,8 @@ type Options struct {
 	Key    chunk.Key
 	// Recovery is how the server recovers when it is started. Nil: it is not told to; then WAL must be given.
 	Recovery *Recovery
+	// ArchiveOff sets archive_mode to off in postgresql.auto.conf: a copy beside its original must not archive.
+	ArchiveOff bool
 	// WAL are the files that go into pg_wal, in order, and FetchWAL gets one. Only without Recovery.
 	WAL      []string
 	FetchWAL func(ctx context.Context, name string) ([]byte, error)
@@ -219,11 +221,6 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 		return err
 	}
 	r.note(e, p)
-	if r.dry != nil && r.dry.list != nil {
-		if err := r.dry.list(e, r.layout.shown(e.Path)); err != nil {
-			return err
-		}
-	}
 	switch e.Type {
 	case snapshot.Dir:
 		return r.dir(e, p)

@@ -44,9 +44,27 @@ const (
 	sampleUses  = 64
 )
 
-// DryRun makes all checks and plans of Run, and writes nothing. list, if it is not nil, is called with each entry of the
-// snapshot and where it would go.
-func DryRun(ctx context.Context, c Chunks, o Options, list func(e *snapshot.Entry, to string) error) (*Survey, error) {
+// List calls each with every entry of the snapshot, and where it would go ("" without Options.To), in order of path.
+func List(ctx context.Context, c Chunks, o Options, each func(e *snapshot.Entry, to string) error) error {
+	var l *layout
+	if o.To != "" {
+		d, err := o.destination()
+		if err != nil {
+			return err
+		}
+		l = &layout{dest: d}
+	}
+	return o.Snapshot.Root.Walk(ctx, newSource(c, o.IsDamage), func(e *snapshot.Entry) error {
+		to := ""
+		if l != nil {
+			to = l.shown(e.Path)
+		}
+		return each(e, to)
+	})
+}
+
+// DryRun makes all checks and plans of Run, and writes nothing.
+func DryRun(ctx context.Context, c Chunks, o Options) (*Survey, error) {
 	d, err := o.destination()
 	if err != nil {
 		return nil, err
@@ -56,7 +74,7 @@ func DryRun(ctx context.Context, c Chunks, o Options, list func(e *snapshot.Entr
 		return nil, err
 	}
 	r := newRunner(c, &o, l)
-	r.dry = &survey{packs: map[string]bool{}, list: list}
+	r.dry = &survey{packs: map[string]bool{}}
 	if r.judge != nil {
 		r.judge.dry = true
 	}
@@ -74,7 +92,6 @@ func DryRun(ctx context.Context, c Chunks, o Options, list func(e *snapshot.Entr
 
 // survey counts what plans would fetch.
 type survey struct {
-	list    func(e *snapshot.Entry, to string) error
 	packs   map[string]bool
 	reads   int64
 	sampled int64 // bytes
