@@ -11,6 +11,10 @@ import (
 // the same few files.
 const maxOpen = 256
 
+// writebackMin is from how many bytes on the kernel is told at once to begin writing them: the disk works while the rest of the
+// plan is fetched and opened. What is shorter goes with the rest of its file, in the end.
+const writebackMin = 64 << 10
+
 // openFiles opens files when they are written to and keeps the ones used last. It is safe for concurrent use.
 type openFiles struct {
 	place func(file uint32) place
@@ -38,6 +42,9 @@ func (o *openFiles) writeAt(file uint32, b []byte, at int64) error {
 		err = o.writeDiffering(h.f, b, at)
 	} else {
 		_, err = h.f.WriteAt(b, at)
+	}
+	if len(b) >= writebackMin {
+		startWriteback(h.f, at, int64(len(b)))
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -468,7 +468,7 @@ func (f *finished) begin() error {
 	}
 	err = f.apply(f.place, file)
 	if err == nil {
-		startWriteback(file)
+		startWriteback(file, 0, 0)
 	}
 	return errors.Join(err, file.Close())
 }
