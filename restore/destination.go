@@ -33,6 +33,7 @@ type destination struct {
 	dir     string // absolute
 	spaces  []tablespace
 	present *present // what a delta restore finds there; nil: nothing
+	links   []linked // only with Options.LinkAll
 }
 
 // Check makes every check that needs no repository, and changes nothing: whether the directory and those of the

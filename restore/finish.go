@@ -68,8 +68,11 @@ func (r *runner) ownDirs() error {
 		"pg_wal", "pg_wal/archive_status", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots",
 		"pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase", "pg_commit_ts", "pg_stat",
 	} {
-		p := place{r.layout.data, dir}
-		err := p.root.Mkdir(p.rel, 0o700)
+		p, err := r.layout.locate(snapshot.DataRoot + "/" + dir)
+		if err != nil {
+			return err
+		}
+		err = p.root.Mkdir(p.rel, 0o700)
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
@@ -180,14 +183,18 @@ const maxConf = 16 << 20
 
 // readConf reads a file of the data directory; nothing where it is not there or no file.
 func (r *runner) readConf(rel string) ([]byte, error) {
-	info, err := r.layout.data.Lstat(rel)
+	p, err := r.layout.locate(snapshot.DataRoot + "/" + filepath.ToSlash(rel))
+	if err != nil {
+		return nil, err
+	}
+	info, err := p.root.Lstat(p.rel)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && (!info.Mode().IsRegular() || info.Size() > maxConf) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	b, err := r.layout.data.ReadFile(rel)
+	b, err := p.root.ReadFile(p.rel)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}

@@ -21,6 +21,7 @@ type layout struct {
 	dest   *destination
 	data   *os.Root
 	spaces map[string]*os.Root // by OID
+	linked map[string]*os.Root // by path in the listing: what Options.LinkAll links to, of files the directory
 	own    ownership
 	marker *os.File // locked
 }
@@ -35,7 +36,7 @@ func (p place) path() string { return filepath.Join(p.root.Name(), p.rel) }
 
 // make creates the destination's directories and the marker. From then on no server can start in it.
 func (d *destination) make(o *Options) (*layout, error) {
-	l := &layout{dest: d, spaces: map[string]*os.Root{}, own: newOwnership()}
+	l := &layout{dest: d, spaces: map[string]*os.Root{}, linked: map[string]*os.Root{}, own: newOwnership()}
 	var err error
 	if l.data, err = makeRoot(d.dir); err != nil {
 		return nil, err
@@ -52,6 +53,9 @@ func (d *destination) make(o *Options) (*layout, error) {
 		if l.spaces[s.oid], err = makeRoot(s.new); err != nil {
 			return nil, errors.Join(err, l.close())
 		}
+	}
+	if err := l.makeLinked(); err != nil {
+		return nil, errors.Join(err, l.close())
 	}
 	return l, nil
 }
@@ -78,9 +82,11 @@ func (l *layout) close() error {
 	if l.marker != nil {
 		err = errors.Join(err, l.marker.Close())
 	}
-	for _, r := range l.spaces {
-		if r != nil {
-			err = errors.Join(err, r.Close())
+	for _, roots := range []map[string]*os.Root{l.spaces, l.linked} {
+		for _, r := range roots {
+			if r != nil {
+				err = errors.Join(err, r.Close())
+			}
 		}
 	}
 	return err
@@ -93,6 +99,9 @@ func (l *layout) locate(path string) (place, error) {
 	}
 	if path == snapshot.DataRoot {
 		return place{l.data, "."}, nil
+	}
+	if k := l.dest.linkAt(path); k != nil {
+		return l.behind(k, path), nil
 	}
 	rel, ok := strings.CutPrefix(path, snapshot.DataRoot+"/")
 	if !ok {
@@ -111,6 +120,9 @@ func (l *layout) locate(path string) (place, error) {
 func (l *layout) shown(path string) string {
 	if rest, ok := strings.CutPrefix(path, snapshot.ConfigRoot); ok && (rest == "" || rest[0] == '/') {
 		return filepath.Join(l.dest.dir, ConfigDir, rest)
+	}
+	if k := l.dest.linkAt(path); k != nil {
+		return filepath.Join(k.to, strings.TrimPrefix(path, k.path))
 	}
 	rel := strings.TrimPrefix(strings.TrimPrefix(path, snapshot.DataRoot), "/")
 	if below, ok := strings.CutPrefix(rel, "pg_tblspc/"); ok {

@@ -18,12 +18,14 @@ import (
 const (
 	markSystem = "System identifier: "
 	markSpace  = "Tablespace "
+	markLink   = "Link "
 )
 
 // mark is what the marker of an earlier restore says.
 type mark struct {
 	system string            // "": it does not say
 	spaces map[string]string // OID to directory
+	links  map[string]string // path in the listing to where it leads
 }
 
 // readMark reads the marker in dir; nil where there is none.
@@ -35,7 +37,7 @@ func readMark(dir string) (*mark, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look at the destination: %w", err)
 	}
-	m := &mark{spaces: map[string]string{}}
+	m := &mark{spaces: map[string]string{}, links: map[string]string{}}
 	for line := range strings.Lines(string(b)) {
 		line = strings.TrimSuffix(line, "\n")
 		if id, ok := strings.CutPrefix(line, markSystem); ok {
@@ -44,6 +46,11 @@ func readMark(dir string) (*mark, error) {
 		if rest, ok := strings.CutPrefix(line, markSpace); ok {
 			if oid, path, ok := strings.Cut(rest, ": "); ok {
 				m.spaces[oid] = path
+			}
+		}
+		if rest, ok := strings.CutPrefix(line, markLink); ok {
+			if path, to, ok := strings.Cut(rest, ": "); ok {
+				m.links[path] = to
 			}
 		}
 	}
@@ -59,6 +66,9 @@ func (d *destination) text(o *Options) []byte {
 	b = fmt.Appendf(b, "%s%s\n", markSystem, o.Snapshot.Server.SystemID)
 	for _, s := range d.spaces {
 		b = fmt.Appendf(b, "%s%s: %s\n", markSpace, s.oid, s.new)
+	}
+	for _, l := range d.links {
+		b = fmt.Appendf(b, "%s%s: %s\n", markLink, l.path, l.to)
 	}
 	return b
 }

@@ -31,6 +31,9 @@ type Options struct {
 	Reuse  string
 	Strict bool
 	Key    chunk.Key
+	// LinkAll makes what the data directory had links to, pg_wal or a certificate, links again, to the same places, which have
+	// to be absent or empty. Else it comes inside.
+	LinkAll bool
 	// Recovery is how the server recovers when it is started. Nil: it is not told to; then WAL must be given.
 	Recovery *Recovery
 	// ArchiveOff sets archive_mode to off in postgresql.auto.conf: a copy beside its original must not archive.
@@ -61,6 +64,8 @@ type Report struct {
 	// Links are files and directories that the data directory had links to, and that are now inside it; pg_wal is the
 	// usual one.
 	Links []Moved
+	// Linked are those that are links again (LinkAll): from the data directory to where they lead.
+	Linked []Moved
 
 	// Of a delta restore, or one that reuses.
 	Kept       int64    // bytes that were right where they are to be
@@ -83,6 +88,9 @@ func Run(ctx context.Context, c Chunks, o Options) (*Report, error) {
 		return nil, errors.New("restore: want either recovery settings or WAL")
 	}
 	d, err := o.destination()
+	if err == nil {
+		err = d.findLinks(ctx, newSource(c, o.IsDamage), &o)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -220,6 +228,9 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 	if err != nil {
 		return err
 	}
+	if done, err := r.relink(e); done || err != nil {
+		return err
+	}
 	r.note(e, p)
 	switch e.Type {
 	case snapshot.Dir:
@@ -252,7 +263,7 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 
 // note remembers for the report what is not where it was.
 func (r *runner) note(e *snapshot.Entry, p place) {
-	if e.Link == "" || e.Type == snapshot.Symlink || e.Type == snapshot.Tablespace {
+	if e.Link == "" || e.Type == snapshot.Symlink || e.Type == snapshot.Tablespace || r.isLinked(e) {
 		return
 	}
 	m := Moved{From: e.Link, To: p.path()}

@@ -49,6 +49,9 @@ func List(ctx context.Context, c Chunks, o Options, each func(e *snapshot.Entry,
 	var l *layout
 	if o.To != "" {
 		d, err := o.destination()
+		if err == nil {
+			err = d.findLinks(ctx, newSource(c, o.IsDamage), &o)
+		}
 		if err != nil {
 			return err
 		}
@@ -66,6 +69,9 @@ func List(ctx context.Context, c Chunks, o Options, each func(e *snapshot.Entry,
 // DryRun makes all checks and plans of Run, and writes nothing.
 func DryRun(ctx context.Context, c Chunks, o Options) (*Survey, error) {
 	d, err := o.destination()
+	if err == nil {
+		err = d.findLinks(ctx, newSource(c, o.IsDamage), &o)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +106,7 @@ type survey struct {
 
 // look opens what there is of the destination, and makes nothing.
 func (d *destination) look() (*layout, error) {
-	l := &layout{dest: d, spaces: map[string]*os.Root{}, own: newOwnership()}
+	l := &layout{dest: d, spaces: map[string]*os.Root{}, linked: map[string]*os.Root{}, own: newOwnership()}
 	open := func(dir string) (*os.Root, error) {
 		root, err := os.OpenRoot(dir)
 		if errors.Is(err, fs.ErrNotExist) {

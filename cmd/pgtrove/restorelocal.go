@@ -22,6 +22,7 @@ type localFlags struct {
 	strict      bool
 	reuse       string
 	archiveMode string
+	linkAll     bool
 	dryRun      bool
 	list        bool
 }
@@ -31,6 +32,7 @@ func (l *localFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&l.reuse, "reuse", "", "take pages that are the right ones from this data `directory` on the same host, rather than fetching them; it is only read")
 	f.BoolVar(&l.strict, "strict", false, "with --delta or --reuse: do not believe 64 bits of a page's digest, fetch what cannot be proved by more")
 	f.StringVar(&l.archiveMode, "archive-mode", "preserve", "archive_mode of the restored cluster: preserve, or off for a copy beside its original (`mode`)")
+	f.BoolVar(&l.linkAll, "link-all", false, "make links of what the data directory had links to (pg_wal, certificates), to the same places; otherwise it comes inside")
 	f.BoolVar(&l.dryRun, "dry-run", false, "only say what would be fetched, from how many packs, and how long it would take")
 	f.BoolVar(&l.list, "list", false, "only list the files of the snapshot and, with --to, where they would go")
 }
@@ -57,10 +59,12 @@ type localJSON struct {
 	Fetched    int64 `json:"fetched"`
 	Removed    int64 `json:"removed"`
 	Unarchived int64 `json:"unarchived_wal"`
+
+	Linked []movedJSON `json:"linked"`
 }
 
 func localResult(r *restore.Report) localJSON {
-	return localJSON{Kept: r.Kept, Copied: r.Copied, Fetched: r.Fetched, Removed: r.Removed, Unarchived: r.Unarchived}
+	return localJSON{Kept: r.Kept, Copied: r.Copied, Fetched: r.Fetched, Removed: r.Removed, Unarchived: r.Unarchived, Linked: movedResult(r.Linked)}
 }
 
 // localText says the same to people.
@@ -79,6 +83,9 @@ func localText(o restore.Options, r *restore.Report) string {
 	if r.Unarchived > 0 {
 		text += fmt.Sprintf("  moved to %s/%s: %s that were never archived; remove them when you are sure that nothing in them is missed\n",
 			r.Dir, snapshot.UnarchivedDir, showCount(r.Unarchived, "WAL file", "WAL files"))
+	}
+	for _, m := range r.Linked {
+		text += fmt.Sprintf("  is a link again: %s, to %s\n", m.From, m.To)
 	}
 	for _, link := range r.Replaced {
 		text += fmt.Sprintf("  was a link and is a directory now: %s; what it led to is as it was\n", link)
