@@ -5,11 +5,13 @@ package delta
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -174,10 +176,21 @@ func TestABrokenClusterIsRestoredInPlace(t *testing.T) {
 	w := newWorld(t)
 	r := rand.New(rand.NewPCG(8, 8))
 	w.refused([]string{"a server is running"}, "restore", "--delta", "--to", w.Dir)
-	w.Stop(t, pgtest.Immediate) // postmaster.pid stays
+	orphan := w.killPostmaster() // postmaster.pid stays
+	w.refused([]string{"shared memory"}, "restore", "--delta", "--to", w.Dir)
+	if err := syscall.Kill(orphan, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for alive(orphan) {
+		time.Sleep(10 * time.Millisecond)
+	}
 	w.damage(r)
 	w.refused([]string{"not empty", "--delta"}, "restore", "--to", w.Dir)
 	plan := parse(t, w.ok("restore", "--delta", "--to", w.Dir, "--dry-run", "--json"))
+	// The second snapshot uses parts of chunks, which only whole digests would prove.
+	if strict := parse(t, w.ok("restore", "--delta", "--strict", "--to", w.Dir, "--dry-run", "--json")); strict.Fetched < plan.Fetched*5/4 {
+		t.Errorf("strictly %d bytes would be fetched, otherwise %d", strict.Fetched, plan.Fetched)
+	}
 	if plan.Type != "restore-plan" || plan.Fetched == 0 || plan.Rate == 0 || plan.Removed == 0 {
 		t.Errorf("plan: %+v", plan)
 	}
@@ -211,6 +224,42 @@ func TestABrokenClusterIsRestoredInPlace(t *testing.T) {
 	w.killAgainAndAgain(r)
 	w.ok("restore", "--delta", "--to", w.Dir)
 	w.recovers()
+}
+
+// killPostmaster kills it while a backend is busy, which goes on and is returned.
+func (w *world) killPostmaster() (backend int) {
+	t := w.t
+	t.Helper()
+	busy := w.Command("psql", "-Xc", "/* busy */ DO $$ BEGIN LOOP END LOOP; END $$")
+	if err := busy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = busy.Wait() })
+	w.WaitQuery(t, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '/* busy%' AND state = 'active'", "1", time.Minute)
+	backend, err := strconv.Atoi(w.Query(t, "SELECT pid FROM pg_stat_activity WHERE query LIKE '/* busy%'"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(w.Dir, "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	pid, err := strconv.Atoi(line)
+	if err == nil {
+		err = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.WaitExit(t, time.Minute)
+	return backend
+}
+
+// alive says whether a process runs; one that has ended and that nobody has waited for does not.
+func alive(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(b), ") Z ")
 }
 
 func inode(t *testing.T, path string) *syscall.Stat_t {
