@@ -34,6 +34,8 @@ func sampleCluster(t *testing.T) (*cluster, *snapshot.Manifest) {
 	c.files["data/base/1/empty"] = []byte{}
 	c.files["data/pg_xact/0000"] = bytes.Repeat([]byte("clog"), 200_000)
 	c.files["data/postgresql.conf"] = []byte("port = 5432\n")
+	c.dir("config", 0o755)
+	c.files["config/pg_hba.conf"], c.links["config/pg_hba.conf"] = []byte("# nobody"), "/etc/postgresql/pg_hba.conf"
 	c.dir("data/base/1-odd", 0o700) // sorts between base/1 and what is in it
 	c.files["data/base/1-odd/1"] = pages(r, 3)
 	c.entries = append(c.entries, snapshot.Entry{Path: "data/link", Type: snapshot.Symlink, Mode: 0o777, Owner: me(), Link: "base/1"})
@@ -141,7 +143,7 @@ func spoil(t *testing.T, dir string) (outside string) {
 	must(t, os.Remove(at("link")))
 	must(t, os.Symlink("base", at("link")))
 	for _, rel := range []string{"base/1/9999", "base/7/1", "base/7/deep/er", "standby.signal", "postmaster.pid", "postmaster.opts", "pgtrove.last",
-		"pg_stat_tmp/x", "global/pg_internal.init", ".tmp-123", "zzz", "backup_label.old", "pg_replslot/s/state"} {
+		"pg_stat_tmp/x", "global/pg_internal.init", ".tmp-123", ConfigDir + "/old.conf", "zzz", "backup_label.old", "pg_replslot/s/state"} {
 		put(t, at(rel), "4194399\n")
 	}
 	must(t, os.Symlink(outside, at("base/elsewhere")))
@@ -156,13 +158,13 @@ func TestADeltaRestoreMakesWhatARestoreMakes(t *testing.T) {
 	c, m := sampleCluster(t)
 	want, dir := c.fresh(t, m), c.fresh(t, m)
 	outside := spoil(t, dir)
-	before := inode(t, filepath.Join(dir, "base/1/2000"))
+	before, config := inode(t, filepath.Join(dir, "base/1/2000")), inode(t, filepath.Join(dir, ConfigDir, "pg_hba.conf"))
 	report := c.delta(t, m, dir)
 	sameTree(t, want, dir)
 	if got := restored(t, outside); len(got) != 2 || got["precious"] != "not ours" {
 		t.Errorf("what a link leads to was touched: %v", got)
 	}
-	if inode(t, filepath.Join(dir, "base/1/2000")) != before {
+	if inode(t, filepath.Join(dir, "base/1/2000")) != before || inode(t, filepath.Join(dir, ConfigDir, "pg_hba.conf")) != config {
 		t.Error("a file was made anew for one page")
 	}
 	if report.Kept < m.Totals.Size/3 || report.Fetched > m.Totals.Size/2 {

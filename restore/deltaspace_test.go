@@ -149,6 +149,16 @@ func TestPagesOfAnotherDirectoryAreTakenWhereTheyAreRight(t *testing.T) {
 	if report.Copied < m2.Totals.Size/4 || report.Fetched > m2.Totals.Size/2 {
 		t.Errorf("copied %d, fetched %d of %d", report.Copied, report.Fetched, m2.Totals.Size)
 	}
+	// All files are where another database would have them.
+	must(t, os.RemoveAll(at("base/9")))
+	must(t, os.Rename(at("base/1"), at("base/9")))
+	must(t, os.RemoveAll(moved))
+	o.To = filepath.Join(t.TempDir(), "data")
+	again, err := Run(t.Context(), c.repo, o)
+	must(t, err)
+	if again.Copied < report.Copied/2 {
+		t.Errorf("from files of the same names %d bytes were copied, from the same places %d", again.Copied, report.Copied)
+	}
 	for name, reuse := range map[string]string{"itself": dir, "nothing": filepath.Join(t.TempDir(), "no")} {
 		o := c.options(m2, dir)
 		o.Delta, o.Reuse = true, reuse

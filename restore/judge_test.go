@@ -105,6 +105,8 @@ func TestWhatIsBelievedOnWhatEvidence(t *testing.T) {
 		"all but a page":                        {runs: whole, own: []int{0, 1, 2, 3, 4, -1, 6, 7, 8, 9}},
 		"all of it in parts":                    {runs: parts, own: []int{4, 5, 6, 7, 8, 9, 0, 1, 2, 3}, right: true, strict: true},
 		"parts in another order":                {runs: parts, own: []int{4, 5, 6, 7, 8, 9, 1, 0, 2, 3}},
+		"all of it, and a page again":           {runs: [][2]uint32{{0, 10}, {3, 1}}, own: []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 3}, right: true},
+		"all of it, and a wrong page":           {runs: [][2]uint32{{0, 4}, {4, 6}, {3, 1}}, own: []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, -1}, asked: true},
 		"a part":                                {runs: some, own: []int{2, 3, 4}, right: true, asked: true},
 		"a part that must be proved":            {runs: some, own: []int{2, 3, 4}, strict: true},
 		"a part with a wrong page":              {runs: some, own: []int{2, -1, 4}, asked: true},
@@ -161,6 +163,21 @@ func TestWhatIsBelievedOnWhatEvidence(t *testing.T) {
 		}
 		if got, err := os.ReadFile(f.own.path()); err != nil || string(got) != string(want) {
 			t.Errorf("%s: taken for right, and is not: %v", name, err)
+		}
+	}
+}
+
+func TestTwoPlacesOfOnePageAreTheSamePage(t *testing.T) {
+	prefix := chunk.Prefix{1}
+	a, b := chunk.Digest{1}, chunk.Digest{1, 31: 1} // which begin alike
+	for name, second := range map[string]chunk.Digest{"the same": a, "another": b} {
+		f := &local{
+			extents: []snapshot.Extent{{Form: 13, First: 2, Count: 1}, {Form: 13, First: 2, Count: 1}},
+			looks:   []look{{own: []chunk.Digest{a}}, {own: []chunk.Digest{second}}},
+		}
+		d := &doubt{file: f, uses: []int{0, 1}, at: []int64{0, 8192}}
+		if fits := d.choose(chunk.NewHasher(testKey()), chunk.ID{}, []chunk.Prefix{{9}, {9}, prefix, {9}}); fits != (second == a) {
+			t.Errorf("%s: %v", name, fits)
 		}
 	}
 }
