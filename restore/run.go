@@ -231,7 +231,7 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 	if done, err := r.relink(e); done || err != nil {
 		return err
 	}
-	r.note(e, p)
+	r.note(e)
 	switch e.Type {
 	case snapshot.Dir:
 		return r.dir(e, p)
@@ -262,11 +262,11 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 }
 
 // note remembers for the report what is not where it was.
-func (r *runner) note(e *snapshot.Entry, p place) {
+func (r *runner) note(e *snapshot.Entry) {
 	if e.Link == "" || e.Type == snapshot.Symlink || e.Type == snapshot.Tablespace || r.isLinked(e) {
 		return
 	}
-	m := Moved{From: e.Link, To: p.path()}
+	m := Moved{From: e.Link, To: r.layout.shown(e.Path)}
 	switch {
 	case strings.HasPrefix(e.Path, snapshot.DataRoot):
 		r.report.Links = append(r.report.Links, m)
