@@ -48,6 +48,14 @@ func (o *Options) existing(dir string) (*present, error) {
 	case found.String() != system:
 		return nil, foreign(dir, found.String(), system)
 	}
+	for _, path := range o.Spare {
+		if lies(path, dir) {
+			return nil, &RefusedError{
+				Reason: fmt.Sprintf("%s lies in %s, and would be removed with what the snapshot has not", path, dir),
+				Hint:   "move it elsewhere first; it must not be in a data directory",
+			}
+		}
+	}
 	p := &present{left: left}
 	if p.links, err = spaceLinks(dir); err != nil {
 		return nil, fmt.Errorf("look at the destination: %w", err)
@@ -133,6 +141,16 @@ func (p *present) owns(oid, path string) bool {
 	}
 	to, ok := p.links[oid]
 	return ok && (to == path || sameFile(to, path))
+}
+
+// lies says whether path is dir or below it, wherever links lead.
+func lies(path, dir string) bool {
+	for _, p := range []*string{&path, &dir} {
+		if real, err := filepath.EvalSymlinks(*p); err == nil {
+			*p = real
+		}
+	}
+	return within(path, dir)
 }
 
 func sameFile(a, b string) bool {

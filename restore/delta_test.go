@@ -262,12 +262,17 @@ func TestADeltaRestoreRefusesWhatIsNotItsOwn(t *testing.T) {
 			must(t, err)
 			t.Cleanup(func() { f.Close() })
 		}, []string{"another restore"}},
+		"the repository is in it": {func(dir string) { put(t, filepath.Join(dir, "repository/config"), "x") }, []string{"would be removed"}},
 	} {
 		dir := c.fresh(t, m)
 		x.spoil(dir)
 		before := restored(t, dir)
 		o := c.options(m, dir)
 		o.Delta = true
+		if link := filepath.Join(t.TempDir(), "link"); name == "the repository is in it" {
+			must(t, os.Symlink(filepath.Join(dir, "repository"), link))
+			o.Spare = []string{"/nowhere", link}
+		}
 		_, err := Run(t.Context(), c.repo, o)
 		var refused *RefusedError
 		if !errors.As(err, &refused) {

@@ -159,7 +159,7 @@ func TestPagesOfAnotherDirectoryAreTakenWhereTheyAreRight(t *testing.T) {
 	if again.Copied < report.Copied/2 {
 		t.Errorf("from files of the same names %d bytes were copied, from the same places %d", again.Copied, report.Copied)
 	}
-	for name, reuse := range map[string]string{"itself": dir, "nothing": filepath.Join(t.TempDir(), "no")} {
+	for name, reuse := range map[string]string{"itself": dir, "nothing": filepath.Join(t.TempDir(), "no"), "a part": filepath.Join(dir, "base")} {
 		o := c.options(m2, dir)
 		o.Delta, o.Reuse = true, reuse
 		if _, err := Run(t.Context(), c.repo, o); !errors.Is(err, ErrRefused) {

@@ -36,6 +36,8 @@ func (d *destination) checkDonor(dir string) error {
 			Reason: fmt.Sprintf("%s is the directory that is restored into", dir),
 			Hint:   "to use what is in it already, give --delta",
 		}
+	case lies(dir, d.dir) || lies(d.dir, dir):
+		return &RefusedError{Reason: fmt.Sprintf("%s and %s lie one in the other: nothing can be reused", dir, d.dir)}
 	}
 	return nil
 }

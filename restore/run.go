@@ -31,6 +31,8 @@ type Options struct {
 	Reuse  string
 	Strict bool
 	Key    chunk.Key
+	// Spare are files and directories that must not lie where Delta would remove them: the repository, keys. Absolute.
+	Spare []string
 	// LinkAll makes what the data directory had links to, pg_wal or a certificate, links again, to the same places, which have
 	// to be absent or empty. Else it comes inside.
 	LinkAll bool

@@ -52,6 +52,20 @@ func (l *localFlags) parse() (err error) {
 	return err
 }
 
+// ownPlaces are where repository, keys and configuration are, as far as that is on this host.
+func (a *app) ownPlaces() (all []string) {
+	places := []string{a.keyFileInUse(), a.settings.PasswordFile, a.settings.Config, a.cacheDir()}
+	if name, err := a.repositoryName(); err == nil && !isRemote(name) {
+		places = append(places, name)
+	}
+	for _, place := range places {
+		if abs, err := absolute(place); err == nil && place != "" {
+			all = append(all, abs)
+		}
+	}
+	return all
+}
+
 // localJSON is what a restore found on this host.
 type localJSON struct {
 	Kept       int64 `json:"kept"`
