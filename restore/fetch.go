@@ -17,8 +17,8 @@ import (
 type sink func(uses []use, plain []byte) error
 
 // ahead is how many pieces are read at once, whatever the number of workers, or wait to be opened: where the storage is far away,
-// most of the time goes by until an answer begins. Each takes up to maxPiece of memory.
-const ahead = 16
+// most of the time goes by until an answer begins. Each takes maxPiece of memory.
+const ahead = 8
 
 // arrived is a piece that was read, or why it could not be.
 type arrived struct {
@@ -93,6 +93,9 @@ func (s *source) fetch(ctx context.Context, p *piece, dst []byte, fetched func(i
 		if err := s.whole(ctx, p.pack); err != nil {
 			return dst, err
 		}
+	}
+	if int64(cap(dst)) < p.n {
+		dst = make([]byte, 0, max(p.n, maxPiece)) // so that it need not grow again and again
 	}
 	sealed, err := s.ReadPack(ctx, p.pack, p.off, p.n, dst[:0])
 	if err != nil {
