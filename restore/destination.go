@@ -167,8 +167,8 @@ func shellWord(s string) string {
 	return s
 }
 
-// place says where each tablespace goes: where the mapping says, by its path or its OID; where a delta restore finds it; if it
-// lay inside the data directory, to the same place in the new one; else to where it was.
+// place says where each tablespace goes: where the mapping says, by its path or its OID, or one for all; where a delta restore
+// finds it; if it lay inside the data directory, to the same place in the new one; else to where it was.
 func (o *Options) place(d *destination) ([]tablespace, error) {
 	dir := d.dir
 	used := map[string]bool{}
@@ -181,6 +181,9 @@ func (o *Options) place(d *destination) ([]tablespace, error) {
 		}
 		if d.present != nil && d.present.links[l.oid] != "" {
 			s.new = d.present.links[l.oid]
+		}
+		if o.AllTablespaces != "" {
+			s.new = filepath.Join(o.AllTablespaces, l.oid)
 		}
 		for _, name := range []string{filepath.Clean(l.path), l.path, l.oid} {
 			if to, ok := o.Tablespaces[name]; ok {

@@ -23,7 +23,9 @@ type Options struct {
 	To       string // the data directory: absent, or empty
 	// Tablespaces maps where a tablespace was, or its OID, to where it is to go, an absolute path.
 	Tablespaces map[string]string
-	Jobs        int // chunks read and written at once; 0: one
+	// AllTablespaces is a directory for all others, each in one that is named by its OID; "": they stay where they were.
+	AllTablespaces string
+	Jobs           int // chunks read and written at once; 0: one
 	// Delta allows a data directory of the same cluster with content, and what an interrupted restore left: what is right
 	// in it stays, the rest goes. Reuse is another data directory on this host ("": none), from which pages are taken. Both
 	// need the repository's Key. Strict believes only what is proved by the names of whole chunks.

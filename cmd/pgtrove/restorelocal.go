@@ -16,13 +16,14 @@ import (
 // archiveOff is the value of --archive-mode that changes something.
 const archiveOff = "off"
 
-// localFlags are the flags of restore about what is on this host already, and about only looking.
+// localFlags are the flags of restore about what is on this host, before and after, and about only looking.
 type localFlags struct {
 	delta       bool
 	strict      bool
 	reuse       string
 	archiveMode string
 	linkAll     bool
+	tablespaces string // a directory for all
 	dryRun      bool
 	list        bool
 }
@@ -33,6 +34,7 @@ func (l *localFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&l.strict, "strict", false, "with --delta or --reuse: do not believe 64 bits of a page's digest, fetch what cannot be proved by more")
 	f.StringVar(&l.archiveMode, "archive-mode", "preserve", "archive_mode of the restored cluster: preserve, or off for a copy beside its original (`mode`)")
 	f.BoolVar(&l.linkAll, "link-all", false, "make links of what the data directory had links to (pg_wal, certificates), to the same places; otherwise it comes inside")
+	f.StringVar(&l.tablespaces, "tablespaces", "", "put all tablespaces that --tablespace does not name into this `directory`, each in one named by its OID")
 	f.BoolVar(&l.dryRun, "dry-run", false, "only say what would be fetched, from how many packs, and how long it would take")
 	f.BoolVar(&l.list, "list", false, "only list the files of the snapshot and, with --to, where they would go")
 }
@@ -46,10 +48,15 @@ func (l *localFlags) parse() (err error) {
 	case l.strict && !l.delta && l.reuse == "":
 		return restoreUsage(errors.New("--strict is about what is on this host: it needs --delta or --reuse"))
 	}
-	if l.reuse != "" {
-		l.reuse, err = absolute(l.reuse)
+	for _, path := range []*string{&l.reuse, &l.tablespaces} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = absolute(*path); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // ownPlaces are where repository, keys and configuration are, as far as that is on this host.
