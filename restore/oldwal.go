@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pgtrove/pgtrove/internal/durable"
 	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/snapshot"
 )
@@ -81,4 +82,15 @@ func (r *runner) rescue(p place) (moved bool, err error) {
 		to = filepath.Join(snapshot.UnarchivedDir, fmt.Sprintf("%s.%d", filepath.Base(p.rel), n))
 	}
 	return true, p.root.Rename(p.rel, to)
+}
+
+// swept is for the end of the listing: what the snapshot has not is gone, and WAL that was moved aside is durable there.
+func (r *runner) swept() error {
+	if err := r.sweep.end(); err != nil {
+		return err
+	}
+	if r.report.Unarchived == 0 || r.dry != nil {
+		return nil
+	}
+	return durable.SyncDir(r.path(snapshot.UnarchivedDir))
 }

@@ -192,7 +192,7 @@ func (r *runner) run(ctx context.Context) error {
 		return nil
 	})
 	if err == nil && r.sweep != nil {
-		err = r.sweep.end()
+		err = r.swept()
 	}
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pgtrove/pgtrove/internal/durable"
 	"github.com/pgtrove/pgtrove/snapshot"
 )
 
@@ -186,7 +187,7 @@ func (r *runner) former(link place) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close() // only names were removed, and those are synced below
+	defer root.Close()
 	names, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return err
@@ -204,5 +205,8 @@ func (r *runner) former(link place) error {
 			return err
 		}
 	}
-	return nil
+	if r.dry != nil {
+		return nil
+	}
+	return durable.SyncDir(to) // no other step does, as it is not the snapshot's
 }
