@@ -35,8 +35,9 @@ func newRestoreCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "restore [SNAPSHOT|latest] --to DIR",
 		Short: "Restore a cluster, to the end of its archive or to a moment",
-		Long: `Restore a cluster into an empty or new directory, or with --delta into one that has content, and write the settings with which PostgreSQL, when it is started
-there, fetches its WAL from the repository and recovers: to the end of the archive, or to the target, and then promotes.
+		Long: `Restore a cluster into an empty or new directory, or with --delta into one that has content, and write the settings with
+which PostgreSQL, when it is started there, fetches its WAL from the repository and recovers: to the end of the archive, or
+to the target, and then promotes.
 
 Without SNAPSHOT the right one is chosen: with a target the newest that ends before it. A target that cannot be reached
 is refused before anything is written.`,

@@ -32,7 +32,7 @@ func (l *localFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&l.delta, "delta", false, "go on from what is in the directory: what is right stays, pages that differ are fetched, and what the snapshot has not is removed")
 	f.StringVar(&l.reuse, "reuse", "", "take pages that are the right ones from this data `directory` on the same host, rather than fetching them; it is only read")
 	f.BoolVar(&l.strict, "strict", false, "with --delta or --reuse: do not believe 64 bits of a page's digest, fetch what cannot be proved by more")
-	f.StringVar(&l.archiveMode, "archive-mode", "preserve", "archive_mode of the restored cluster: preserve, or off for a copy beside its original (`mode`)")
+	f.StringVar(&l.archiveMode, "archive-mode", "preserve", "`off` for a copy beside its original, which must not archive; preserve leaves archive_mode as it was")
 	f.BoolVar(&l.linkAll, "link-all", false, "make links of what the data directory had links to (pg_wal, certificates), to the same places; otherwise it comes inside")
 	f.StringVar(&l.tablespaces, "tablespaces", "", "put all tablespaces that --tablespace does not name into this `directory`, each in one named by its OID")
 	f.BoolVar(&l.dryRun, "dry-run", false, "only say what would be fetched, from how many packs, and how long it would take")
