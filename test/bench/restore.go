@@ -108,6 +108,8 @@ func showRestore(all []restored) *report {
 	deltaCPU, deltaPeak := middle(func(r restored) measurement { return r.delta })
 	r.notef("Medians of %d rounds, each in turn after one to warm up. Processor time of pgtrove: %s, and %s of the delta restore; largest process %s and %s.", len(all), seconds(cpu),
 		seconds(deltaCPU), size(peak), size(deltaPeak))
+	r.notef("Other work took %.1f cores beside pgtrove and %.1f beside pgBackRest.", median(column(all, func(r restored) float64 { return r.ours.others })),
+		median(column(all, func(r restored) float64 { return r.theirs.others })))
 	return r
 }
 
