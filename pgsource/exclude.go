@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pgtrove/pgtrove/internal/durable"
+	"github.com/pgtrove/pgtrove/snapshot"
 	"github.com/pgtrove/pgtrove/walahead"
 )
 
@@ -31,7 +32,7 @@ func excluded(rel, name string) bool {
 		return true
 	case "backup_label.old", "tablespace_map.old": // renamed by the recovery that used them: of another backup
 		return true
-	case LastBackupFile, walahead.LedgerFile: // ours: of this directory, not of a copy
+	case LastBackupFile, walahead.LedgerFile, snapshot.UnarchivedDir: // ours: of this directory, not of a copy
 		return true
 	}
 	if rel == name && strings.HasPrefix(name, durable.TempPrefix) {

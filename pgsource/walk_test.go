@@ -75,7 +75,7 @@ func TestListLeavesOutWhatPostgreSQLLeavesOut(t *testing.T) {
 
 		outs := []string{
 			"postmaster.opts", "backup_label", "tablespace_map", "backup_manifest", "postgresql.auto.conf.tmp", "current_logfiles.tmp",
-			"backup_label.old", "tablespace_map.old", "pgtrove.last", "pgtrove.gaps", "global/pg_internal.init", "global/pg_internal.init.123",
+			"backup_label.old", "tablespace_map.old", "pgtrove.last", "pgtrove.gaps", "pgtrove-unarchived-wal", "global/pg_internal.init", "global/pg_internal.init.123",
 			base + "/pg_internal.init", "base/pgsql_tmp/pgsql_tmp99.0", "pg_replslot/slot/state", "pg_dynshmem/mmap.1", "pg_notify/9999",
 			"pg_serial/9999", "pg_snapshots/9", "pg_stat_tmp/x.stat", "pg_subtrans/9999", "pg_wal/archive_status/x.ready", ".DS_Store",
 			"base/pgsql_tmp/pgsql_tmp1.sharedfileset/0.0",

@@ -30,8 +30,10 @@ type tablespace struct {
 
 // destination is where a snapshot is to go, checked, nothing made yet.
 type destination struct {
-	dir    string // absolute
-	spaces []tablespace
+	dir     string // absolute
+	spaces  []tablespace
+	present *present // what a delta restore finds there; nil: nothing
+	links   []linked // only with Options.LinkAll
 }
 
 // Check makes every check that needs no repository, and changes nothing: whether the directory and those of the
@@ -46,15 +48,20 @@ func (o *Options) destination() (*destination, error) {
 	if err != nil || o.To == "" {
 		return nil, &RefusedError{Reason: fmt.Sprintf("no directory to restore to: %q", o.To)}
 	}
-	if err := checkData(dir); err != nil {
+	d := &destination{dir: dir}
+	if d.present, err = o.checkData(dir); err != nil {
 		return nil, err
 	}
-	d := &destination{dir: dir}
-	if d.spaces, err = o.place(dir); err != nil {
+	if d.spaces, err = o.place(d); err != nil {
 		return nil, err
+	}
+	if o.Reuse != "" {
+		if err := d.checkDonor(o.Reuse); err != nil {
+			return nil, err
+		}
 	}
 	for i, s := range d.spaces {
-		if err := checkSpace(s); err != nil {
+		if err := d.checkSpace(s); err != nil {
 			return nil, err
 		}
 		if s.new == dir {
@@ -97,26 +104,28 @@ func lookAt(path string) (there bool, names []string, err error) {
 	return true, names, nil
 }
 
-func checkData(dir string) error {
+// checkData makes sure that the data directory may be written to. It returns what a delta restore finds there, nil where
+// there is nothing.
+func (o *Options) checkData(dir string) (*present, error) {
 	_, names, err := lookAt(dir)
 	if err != nil || len(names) == 0 {
-		return err
+		return nil, err
 	}
-	if pid, live := livePostmaster(dir); live {
-		return &RefusedError{
-			Reason: fmt.Sprintf("a server is running in %s, process %d", dir, pid),
-			Hint:   "restore into another directory, or stop the server and move its directory away",
-		}
+	if err := refuseLive(dir); err != nil {
+		return nil, err
+	}
+	if o.Delta {
+		return o.existing(dir)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, Marker)); err == nil {
-		return &RefusedError{
+		return nil, &RefusedError{
 			Reason: fmt.Sprintf("%s is not empty: an earlier restore into it did not finish", dir),
-			Hint:   "remove what is in it, and in the directories of its tablespaces, and run the command again",
+			Hint:   "run the command again with --delta; or remove what is in it, and in the directories of its tablespaces, and run it again",
 		}
 	}
-	return &RefusedError{
+	return nil, &RefusedError{
 		Reason: fmt.Sprintf("%s is not empty: it holds %s", dir, slices.Min(names)),
-		Hint:   "restore into an empty or a new directory",
+		Hint:   "restore into an empty or a new directory; or, to bring this one to the snapshot's state, with --delta",
 	}
 }
 
@@ -136,10 +145,13 @@ func livePostmaster(dir string) (pid int, live bool) {
 	return pid, err == nil || errors.Is(err, unix.EPERM)
 }
 
-func checkSpace(s tablespace) error {
+func (d *destination) checkSpace(s tablespace) error {
 	_, names, err := lookAt(s.new)
 	if err != nil || len(names) == 0 {
 		return err
+	}
+	if d.present.owns(s.oid, s.new) {
+		return d.checkOwnSpace(s)
 	}
 	return &RefusedError{
 		Reason: fmt.Sprintf("tablespace %s cannot go to %s: the directory is not empty", s.oid, s.new),
@@ -155,9 +167,10 @@ func shellWord(s string) string {
 	return s
 }
 
-// place says where each tablespace goes: where the mapping says, by its path or its OID; if it lay inside the data
-// directory, to the same place in the new one; else to where it was.
-func (o *Options) place(dir string) ([]tablespace, error) {
+// place says where each tablespace goes: where the mapping says, by its path or its OID, or one for all; where a delta restore
+// finds it; if it lay inside the data directory, to the same place in the new one; else to where it was.
+func (o *Options) place(d *destination) ([]tablespace, error) {
+	dir := d.dir
 	used := map[string]bool{}
 	var spaces []tablespace
 	source := filepath.Clean(o.Snapshot.Server.DataDirectory)
@@ -165,6 +178,12 @@ func (o *Options) place(dir string) ([]tablespace, error) {
 		s := tablespace{oid: l.oid, old: l.path, new: filepath.Clean(l.path)}
 		if source != "." && source != "/" && within(s.new, source) && s.new != source {
 			s.new = filepath.Join(dir, strings.TrimPrefix(s.new, source))
+		}
+		if d.present != nil && d.present.links[l.oid] != "" {
+			s.new = d.present.links[l.oid]
+		}
+		if o.AllTablespaces != "" {
+			s.new = filepath.Join(o.AllTablespaces, l.oid)
 		}
 		for _, name := range []string{filepath.Clean(l.path), l.path, l.oid} {
 			if to, ok := o.Tablespaces[name]; ok {

@@ -34,17 +34,23 @@ func spaced(t *testing.T, outside string) (*cluster, *snapshot.Manifest) {
 func TestTablespacesGoWhereTheyWereUnlessToldElse(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "fast disk")
 	c, m := spaced(t, outside)
+	everything := t.TempDir()
 	for name, mapping := range map[string]map[string]string{
+		"all":          {"16401": filepath.Join(t.TempDir(), "b")},
 		"as they were": nil,
 		"by path":      {outside: filepath.Join(t.TempDir(), "a")},
 		"by OID":       {"16400": filepath.Join(t.TempDir(), "a"), "16401": filepath.Join(t.TempDir(), "b")},
 	} {
 		dir := filepath.Join(t.TempDir(), "data")
-		report, err := Run(t.Context(), c.repo, Options{Snapshot: m, To: dir, Tablespaces: mapping, Recovery: recovery()})
+		o := Options{Snapshot: m, To: dir, Tablespaces: mapping, Recovery: recovery()}
+		where := map[string]string{"16400": outside, "16401": filepath.Join(dir, "inside")}
+		if name == "all" {
+			o.AllTablespaces, where["16400"] = everything, filepath.Join(everything, "16400")
+		}
+		report, err := Run(t.Context(), c.repo, o)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		where := map[string]string{"16400": outside, "16401": filepath.Join(dir, "inside")}
 		for oid := range where {
 			for _, key := range []string{oid, outside} {
 				if to := mapping[key]; to != "" && (key == oid || oid == "16400") {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -15,14 +16,31 @@ import (
 // called from several goroutines.
 type sink func(uses []use, plain []byte) error
 
-// run reads the plan's pieces, jobs at once, opens each chunk once and hands it to the sink. describe names a use in
-// errors.
+// ahead is how many pieces are read at once, whatever the number of workers, or wait to be opened: where the storage is far away,
+// most of the time goes by until an answer begins. Each takes maxPiece of memory.
+const ahead = 8
+
+// arrived is a piece that was read, or why it could not be.
+type arrived struct {
+	piece  *piece
+	sealed []byte
+	err    error
+}
+
+// run reads the plan's pieces, several ahead, opens each chunk once, jobs at once, and hands it to the sink. describe names a
+// use in errors.
 func (p *plan) run(ctx context.Context, c *source, jobs int, fetched func(int64), s sink, describe func(error, group) error) error {
-	pieces := make(chan *piece)
+	all := p.pieces()
+	jobs = max(jobs, 1)
+	reading := min(ahead, len(all))
+	buffers := make(chan []byte, reading+jobs) // all that there are, to be used again
+	for range cap(buffers) {
+		buffers <- nil
+	}
+	pieces, ready := make(chan *piece), make(chan arrived)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(pieces)
-		all := p.pieces()
 		for i := range all {
 			select {
 			case pieces <- &all[i]:
@@ -32,13 +50,36 @@ func (p *plan) run(ctx context.Context, c *source, jobs int, fetched func(int64)
 		}
 		return nil
 	})
-	for range max(jobs, 1) {
+	var readers sync.WaitGroup
+	for range reading {
+		readers.Add(1)
+		g.Go(func() error {
+			defer readers.Done()
+			for piece := range pieces {
+				a := arrived{piece: piece}
+				a.sealed, a.err = c.fetch(ctx, piece, <-buffers, fetched)
+				select {
+				case ready <- a:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		readers.Wait()
+		close(ready)
+		return nil
+	})
+	for range jobs {
 		g.Go(func() error {
 			r := reader{p: p, c: c, fetched: fetched, sink: s, describe: describe}
-			for piece := range pieces {
-				if err := r.deliver(ctx, piece); err != nil {
+			for a := range ready {
+				if err := r.deliver(ctx, a); err != nil {
 					return err
 				}
+				buffers <- a.sealed
 			}
 			return nil
 		})
@@ -46,14 +87,34 @@ func (p *plan) run(ctx context.Context, c *source, jobs int, fetched func(int64)
 	return g.Wait()
 }
 
+// fetch reads a piece into dst, which may be too small or nil.
+func (s *source) fetch(ctx context.Context, p *piece, dst []byte, fetched func(int64)) ([]byte, error) {
+	if p.first {
+		if err := s.whole(ctx, p.pack); err != nil {
+			return dst, err
+		}
+	}
+	if int64(cap(dst)) < p.n {
+		dst = make([]byte, 0, max(p.n, maxPiece)) // so that it need not grow again and again
+	}
+	sealed, err := s.ReadPack(ctx, p.pack, p.off, p.n, dst[:0])
+	if err != nil {
+		return dst, err
+	}
+	if fetched != nil {
+		fetched(int64(len(sealed)))
+	}
+	return sealed, nil
+}
+
 // reader is a worker of run, with the buffers that it uses again and again.
 type reader struct {
-	p             *plan
-	c             *source
-	fetched       func(int64)
-	sink          sink
-	describe      func(error, group) error
-	sealed, plain []byte
+	p        *plan
+	c        *source
+	fetched  func(int64)
+	sink     sink
+	describe func(error, group) error
+	plain    []byte
 }
 
 // missed is a chunk that could not be read where it was looked for.
@@ -64,8 +125,8 @@ type missed struct {
 
 // deliver brings all chunks of a piece to their uses. Those that are not where the plan has them, or not what they should be,
 // are planned anew wherever else they stand; what was delivered stays.
-func (r *reader) deliver(ctx context.Context, p *piece) error {
-	left, err := r.piece(ctx, p)
+func (r *reader) deliver(ctx context.Context, a arrived) error {
+	left, err := r.open(a)
 	var tried map[uint32][]pack.Location
 	for err == nil && len(left) > 0 {
 		if tried == nil {
@@ -77,8 +138,10 @@ func (r *reader) deliver(ctx context.Context, p *piece) error {
 		}
 		left = nil
 		for i := range pieces {
+			again := arrived{piece: &pieces[i]}
+			again.sealed, again.err = r.c.fetch(ctx, &pieces[i], nil, r.fetched)
 			var some []missed
-			if some, err = r.piece(ctx, &pieces[i]); err != nil {
+			if some, err = r.open(again); err != nil {
 				return err
 			}
 			left = append(left, some...)
@@ -109,32 +172,24 @@ func (r *reader) replan(ctx context.Context, left []missed, tried map[uint32][]p
 	return all, nil
 }
 
-// piece reads a stretch of a pack and delivers its chunks, but for those that it returns.
-func (r *reader) piece(ctx context.Context, piece *piece) (left []missed, err error) {
-	if piece.first {
-		err = r.whole(ctx, piece.pack)
-	}
-	if err == nil {
-		r.sealed, err = r.c.ReadPack(ctx, piece.pack, piece.off, piece.n, r.sealed[:0])
-	}
-	if err != nil {
-		if !r.c.lost(err) {
-			return nil, r.describe(err, piece.chunks[0])
+// open delivers the chunks of a piece, but for those that it returns.
+func (r *reader) open(a arrived) (left []missed, err error) {
+	piece := a.piece
+	if a.err != nil {
+		if !r.c.lost(a.err) {
+			return nil, r.describe(a.err, piece.chunks[0])
 		}
 		for _, g := range piece.chunks {
-			left = append(left, missed{g, err})
+			left = append(left, missed{g, a.err})
 		}
 		return left, nil
-	}
-	if r.fetched != nil {
-		r.fetched(int64(len(r.sealed)))
 	}
 	for _, g := range piece.chunks {
 		loc := &r.p.chunks[g.chunk]
 		// Where the pack is shorter than it should be, OpenChunk gets what there is, and says so.
-		from := min(int64(loc.Offset)-piece.off, int64(len(r.sealed)))
-		to := min(from+int64(loc.Sealed), int64(len(r.sealed)))
-		plain, err := r.c.OpenChunk(r.plain[:0], *loc, r.sealed[from:to])
+		from := min(int64(loc.Offset)-piece.off, int64(len(a.sealed)))
+		to := min(from+int64(loc.Sealed), int64(len(a.sealed)))
+		plain, err := r.c.OpenChunk(r.plain[:0], *loc, a.sealed[from:to])
 		switch {
 		case err == nil:
 			r.plain = plain
@@ -153,8 +208,8 @@ func (r *reader) piece(ctx context.Context, piece *piece) (left []missed, err er
 
 // whole makes sure that a pack ends as packs do. One that was cut short is found even if the chunks that are needed are
 // still there: nothing that is stored beside them can be trusted to be.
-func (r *reader) whole(ctx context.Context, key string) error {
-	tail, err := r.c.ReadPack(ctx, key, -int64(pack.TrailerSize), int64(pack.TrailerSize), nil)
+func (s *source) whole(ctx context.Context, key string) error {
+	tail, err := s.ReadPack(ctx, key, -int64(pack.TrailerSize), int64(pack.TrailerSize), nil)
 	if err != nil {
 		return err
 	}

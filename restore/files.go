@@ -11,13 +11,19 @@ import (
 // the same few files.
 const maxOpen = 256
 
+// writebackMin is from how many bytes on the kernel is told at once to begin writing them: the disk works while the rest of the
+// plan is fetched and opened. What is shorter goes with the rest of its file, in the end.
+const writebackMin = 64 << 10
+
 // openFiles opens files when they are written to and keeps the ones used last. It is safe for concurrent use.
 type openFiles struct {
 	place func(file uint32) place
+	old   map[uint32]bool // files of which only what differs is written
 
 	mu   sync.Mutex
 	open map[uint32]*handle
 	tick uint64
+	free [][]byte // buffers for what is compared
 }
 
 type handle struct {
@@ -32,10 +38,31 @@ func (o *openFiles) writeAt(file uint32, b []byte, at int64) error {
 	if err != nil {
 		return err
 	}
-	_, err = h.f.WriteAt(b, at)
+	if o.old[file] {
+		err = o.writeDiffering(h.f, b, at)
+	} else {
+		_, err = h.f.WriteAt(b, at)
+	}
+	if len(b) >= writebackMin {
+		startWriteback(h.f, at, int64(len(b)))
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	h.users--
+	return err
+}
+
+func (o *openFiles) writeDiffering(f *os.File, b []byte, at int64) error {
+	var buf []byte
+	o.mu.Lock()
+	if n := len(o.free); n > 0 {
+		buf, o.free = o.free[n-1], o.free[:n-1]
+	}
+	o.mu.Unlock()
+	buf, _, err := writeDiffering(f, b, at, buf)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.free = append(o.free, buf)
 	return err
 }
 
@@ -49,7 +76,11 @@ func (o *openFiles) acquire(file uint32) (*handle, error) {
 			return nil, err
 		}
 		p := o.place(file)
-		f, err := p.root.OpenFile(p.rel, os.O_WRONLY, 0)
+		mode := os.O_WRONLY
+		if o.old[file] {
+			mode = os.O_RDWR
+		}
+		f, err := p.root.OpenFile(p.rel, mode, 0)
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", p.path(), err)
 		}

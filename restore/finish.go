@@ -68,8 +68,11 @@ func (r *runner) ownDirs() error {
 		"pg_wal", "pg_wal/archive_status", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots",
 		"pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase", "pg_commit_ts", "pg_stat",
 	} {
-		p := place{r.layout.data, dir}
-		err := p.root.Mkdir(p.rel, 0o700)
+		p, err := r.layout.locate(snapshot.DataRoot + "/" + dir)
+		if err != nil {
+			return err
+		}
+		err = p.root.Mkdir(p.rel, 0o700)
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
@@ -136,7 +139,7 @@ func (r *runner) label() error {
 
 // recovery makes the settings and the signal file.
 func (r *runner) recovery() error {
-	if r.o.Recovery == nil {
+	if r.o.Recovery == nil && !r.o.ArchiveOff {
 		return nil
 	}
 	path := r.path(autoConf)
@@ -148,18 +151,31 @@ func (r *runner) recovery() error {
 	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
 		mode = info.Mode().Perm()
 	}
-	stale, err := r.staleSettings()
-	if err != nil {
-		return err
+	conf := old
+	if r.o.Recovery != nil {
+		stale, err := r.staleSettings()
+		if err != nil {
+			return err
+		}
+		if conf, err = r.o.Recovery.configure(old, r.o.Snapshot.ID, stale); err != nil {
+			return fmt.Errorf("write %s: %w", path, err)
+		}
 	}
-	conf, err := r.o.Recovery.configure(old, r.o.Snapshot.ID, stale)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+	if r.o.ArchiveOff {
+		conf = archiveOff(conf)
 	}
-	if err := r.write(autoConf, conf, mode); err != nil {
+	if err := r.write(autoConf, conf, mode); err != nil || r.o.Recovery == nil {
 		return err
 	}
 	return r.write(r.o.Recovery.signal(), nil, r.fileMode())
+}
+
+// archiveOff adds the setting at the end, where it wins over every other file.
+func archiveOff(conf []byte) []byte {
+	if len(conf) > 0 && conf[len(conf)-1] != '\n' {
+		conf = append(conf, '\n')
+	}
+	return append(conf, "# By pgtrove: this is a copy, and does not archive\narchive_mode = 'off'\n"...)
 }
 
 // maxConf bounds what is read of a configuration file.
@@ -167,14 +183,18 @@ const maxConf = 16 << 20
 
 // readConf reads a file of the data directory; nothing where it is not there or no file.
 func (r *runner) readConf(rel string) ([]byte, error) {
-	info, err := r.layout.data.Lstat(rel)
+	p, err := r.layout.locate(snapshot.DataRoot + "/" + filepath.ToSlash(rel))
+	if err != nil {
+		return nil, err
+	}
+	info, err := p.root.Lstat(p.rel)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && (!info.Mode().IsRegular() || info.Size() > maxConf) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	b, err := r.layout.data.ReadFile(rel)
+	b, err := p.root.ReadFile(p.rel)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
@@ -231,7 +251,7 @@ func readFile(ctx context.Context, c *source, e *snapshot.Entry) ([]byte, error)
 		return nil, err
 	}
 	p := newPlan()
-	if _, err := p.add(ctx, c, 0, e.Size, extents); err != nil {
+	if _, err := p.add(ctx, c, 0, e.Size, extents, nil); err != nil {
 		return nil, err
 	}
 	b := make([]byte, e.Size)

@@ -21,7 +21,9 @@ type layout struct {
 	dest   *destination
 	data   *os.Root
 	spaces map[string]*os.Root // by OID
+	linked map[string]*os.Root // by path in the listing: what Options.LinkAll links to, of files the directory
 	own    ownership
+	marker *os.File // locked
 }
 
 // place is a file or directory on disk.
@@ -32,26 +34,28 @@ type place struct {
 
 func (p place) path() string { return filepath.Join(p.root.Name(), p.rel) }
 
-// make creates the destination's directories and the marker.
+// make creates the destination's directories and the marker. From then on no server can start in it.
 func (d *destination) make(o *Options) (*layout, error) {
-	l := &layout{dest: d, spaces: map[string]*os.Root{}, own: newOwnership()}
+	l := &layout{dest: d, spaces: map[string]*os.Root{}, linked: map[string]*os.Root{}, own: newOwnership()}
 	var err error
 	if l.data, err = makeRoot(d.dir); err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf("pgtrove is restoring snapshot %s into this directory, or was interrupted while it did.\n"+
-		"The cluster is not complete, and PostgreSQL cannot start from it. Unless a restore is still running,\n"+
-		"remove everything in here and in the tablespaces' directories, and run the restore again.\n", o.Snapshot.ID)
-	for _, s := range d.spaces {
-		text += fmt.Sprintf("Tablespace %s: %s\n", s.oid, s.new)
+	if l.marker, err = d.claim(o); err != nil {
+		return nil, errors.Join(err, l.close())
 	}
-	if err := durable.Create(filepath.Join(d.dir, Marker), 0o600, []byte(text)); err != nil {
-		return nil, errors.Join(fmt.Errorf("mark %s as incomplete: %w", d.dir, err), l.close())
+	if d.present != nil {
+		if err := d.disarm(l.data); err != nil {
+			return nil, errors.Join(err, l.close())
+		}
 	}
 	for _, s := range d.spaces {
 		if l.spaces[s.oid], err = makeRoot(s.new); err != nil {
 			return nil, errors.Join(err, l.close())
 		}
+	}
+	if err := l.makeLinked(); err != nil {
+		return nil, errors.Join(err, l.close())
 	}
 	return l, nil
 }
@@ -71,10 +75,18 @@ func makeRoot(dir string) (*os.Root, error) {
 }
 
 func (l *layout) close() error {
-	err := l.data.Close()
-	for _, r := range l.spaces {
-		if r != nil {
-			err = errors.Join(err, r.Close())
+	var err error
+	if l.data != nil {
+		err = l.data.Close()
+	}
+	if l.marker != nil {
+		err = errors.Join(err, l.marker.Close())
+	}
+	for _, roots := range []map[string]*os.Root{l.spaces, l.linked} {
+		for _, r := range roots {
+			if r != nil {
+				err = errors.Join(err, r.Close())
+			}
 		}
 	}
 	return err
@@ -88,6 +100,9 @@ func (l *layout) locate(path string) (place, error) {
 	if path == snapshot.DataRoot {
 		return place{l.data, "."}, nil
 	}
+	if k := l.dest.linkAt(path); k != nil {
+		return l.behind(k, path), nil
+	}
 	rel, ok := strings.CutPrefix(path, snapshot.DataRoot+"/")
 	if !ok {
 		return place{}, fmt.Errorf("%w: path %q", ErrMismatch, path)
@@ -99,6 +114,24 @@ func (l *layout) locate(path string) (place, error) {
 		}
 	}
 	return place{l.data, rel}, nil
+}
+
+// shown is where an entry of the listing goes, also where nothing is made yet.
+func (l *layout) shown(path string) string {
+	if rest, ok := strings.CutPrefix(path, snapshot.ConfigRoot); ok && (rest == "" || rest[0] == '/') {
+		return filepath.Join(l.dest.dir, ConfigDir, rest)
+	}
+	if k := l.dest.linkAt(path); k != nil {
+		return filepath.Join(k.to, strings.TrimPrefix(path, k.path))
+	}
+	rel := strings.TrimPrefix(strings.TrimPrefix(path, snapshot.DataRoot), "/")
+	if below, ok := strings.CutPrefix(rel, "pg_tblspc/"); ok {
+		oid, inside, deeper := strings.Cut(below, "/")
+		if s, ok := l.dest.space(oid); ok && deeper {
+			return filepath.Join(s.new, inside)
+		}
+	}
+	return filepath.Join(l.dest.dir, rel)
 }
 
 // mkdir makes a directory that may be there already: inside the data directory there are tablespaces' directories.

@@ -37,14 +37,15 @@ type plan struct {
 
 func newPlan() *plan { return &plan{index: map[chunk.ID]uint32{}, packs: map[string]string{}} }
 
-// add plans the parts of one file and returns how many of its bytes are zero pages, which no chunk holds.
-func (p *plan) add(ctx context.Context, c *source, file uint32, size int64, extents []snapshot.Extent) (zeros int64, err error) {
+// add plans the parts of one file, but for the extents that are right as they are (nil: none is), and returns how many of
+// its bytes are not to be fetched: these, and zero pages, which no chunk holds.
+func (p *plan) add(ctx context.Context, c *source, file uint32, size int64, extents []snapshot.Extent, right []bool) (done int64, err error) {
 	at := int64(0)
 	for i := range extents {
 		e := &extents[i]
 		n := e.Bytes()
-		if e.Zero {
-			zeros += n
+		if e.Zero || right != nil && right[i] {
+			done += n
 			at += n
 			continue
 		}
@@ -62,7 +63,7 @@ func (p *plan) add(ctx context.Context, c *source, file uint32, size int64, exte
 	if at != size {
 		return 0, fmt.Errorf("%w: recipe of %d bytes for a file of %d", ErrMismatch, at, size)
 	}
-	return zeros, nil
+	return done, nil
 }
 
 func (p *plan) locate(ctx context.Context, c *source, id chunk.ID) (uint32, error) {

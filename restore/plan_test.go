@@ -55,7 +55,7 @@ func TestAPlanReadsNoByteTwiceAndOpensNoChunkTwice(t *testing.T) {
 				extents = append(extents, snapshot.Extent{ID: ids[k], Form: 10, First: uint32(first), Count: uint32(count)})
 				b = append(b, plain[k][first*1024:(first+count)*1024]...)
 			}
-			if _, err := p.add(t.Context(), newSource(m, nil), uint32(file), int64(len(b)), extents); err != nil {
+			if _, err := p.add(t.Context(), newSource(m, nil), uint32(file), int64(len(b)), extents, nil); err != nil {
 				t.Fatal(err)
 			}
 			want = append(want, b)
@@ -143,11 +143,11 @@ func TestRecipesThatDoNotFitTheirChunksAreRefused(t *testing.T) {
 		"shorter":          {size + 1, []snapshot.Extent{{ID: ids[0], Form: 10, Count: pages}}},
 		"longer":           {size - 1, []snapshot.Extent{{ID: ids[0], Form: 10, Count: pages}}},
 	} {
-		if _, err := newPlan().add(t.Context(), newSource(m, nil), 0, c.size, c.extents); !errors.Is(err, ErrMismatch) {
+		if _, err := newPlan().add(t.Context(), newSource(m, nil), 0, c.size, c.extents, nil); !errors.Is(err, ErrMismatch) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := newPlan().add(t.Context(), newSource(m, nil), 0, 1024, []snapshot.Extent{{ID: chunk.ID{9}, Form: 10, Count: 1}}); !errors.Is(err, errBroken) {
+	if _, err := newPlan().add(t.Context(), newSource(m, nil), 0, 1024, []snapshot.Extent{{ID: chunk.ID{9}, Form: 10, Count: 1}}, nil); !errors.Is(err, errBroken) {
 		t.Errorf("unknown chunk: %v", err)
 	}
 }

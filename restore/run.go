@@ -8,9 +8,11 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/internal/pg"
 	"github.com/pgtrove/pgtrove/snapshot"
 )
@@ -21,9 +23,25 @@ type Options struct {
 	To       string // the data directory: absent, or empty
 	// Tablespaces maps where a tablespace was, or its OID, to where it is to go, an absolute path.
 	Tablespaces map[string]string
-	Jobs        int // chunks read and written at once; 0: one
+	// AllTablespaces is a directory for all others, each in one that is named by its OID; "": they stay where they were.
+	AllTablespaces string
+	Jobs           int // chunks read and written at once; 0: one
+	// Delta allows a data directory of the same cluster with content, and what an interrupted restore left: what is right
+	// in it stays, the rest goes. Reuse is another data directory on this host ("": none), from which pages are taken. Both
+	// need the repository's Key. Strict believes only what is proved by the names of whole chunks.
+	Delta  bool
+	Reuse  string
+	Strict bool
+	Key    chunk.Key
+	// Spare are files and directories that must not lie where Delta would remove them: the repository, keys. Absolute.
+	Spare []string
+	// LinkAll makes what the data directory had links to, pg_wal or a certificate, links again, to the same places, which have
+	// to be absent or empty. Else it comes inside.
+	LinkAll bool
 	// Recovery is how the server recovers when it is started. Nil: it is not told to; then WAL must be given.
 	Recovery *Recovery
+	// ArchiveOff sets archive_mode to off in postgresql.auto.conf: a copy beside its original must not archive.
+	ArchiveOff bool
 	// WAL are the files that go into pg_wal, in order, and FetchWAL gets one. Only without Recovery.
 	WAL      []string
 	FetchWAL func(ctx context.Context, name string) ([]byte, error)
@@ -50,20 +68,33 @@ type Report struct {
 	// Links are files and directories that the data directory had links to, and that are now inside it; pg_wal is the
 	// usual one.
 	Links []Moved
+	// Linked are those that are links again (LinkAll): from the data directory to where they lead.
+	Linked []Moved
+
+	// Of a delta restore, or one that reuses.
+	Kept       int64    // bytes that were right where they are to be
+	Copied     int64    // bytes taken from Reuse
+	Fetched    int64    // bytes read from packs
+	Removed    int64    // files that the snapshot has not
+	Unarchived int64    // WAL files that were never archived, and are in snapshot.UnarchivedDir now
+	Replaced   []string // links that are replaced by what the snapshot has; what they led to is as it was
 }
 
 // Moved is something that is not where it was.
 type Moved struct{ From, To string }
 
-// Run restores a snapshot. The directory and those of the tablespaces must be absent or empty. When it returns without
-// error everything is durable. When it fails, what was written stays, with a file that says so (Marker), and without
-// global/pg_control, so that PostgreSQL does not start from it. Errors of checks, before anything was written, wrap
-// ErrRefused.
+// Run restores a snapshot. The directory and those of the tablespaces must be absent or empty, unless Delta. When it returns
+// without error everything is durable. When it fails, or is killed, what was written stays, with a file that says so (Marker),
+// and without global/pg_control, so that PostgreSQL does not start from it; with Delta it can be run again. Errors of
+// checks, before anything was written, wrap ErrRefused.
 func Run(ctx context.Context, c Chunks, o Options) (*Report, error) {
 	if (o.Recovery == nil) != (o.FetchWAL != nil) {
 		return nil, errors.New("restore: want either recovery settings or WAL")
 	}
 	d, err := o.destination()
+	if err == nil {
+		err = d.findLinks(ctx, newSource(c, o.IsDamage), &o)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +102,7 @@ func Run(ctx context.Context, c Chunks, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{c: newSource(c, o.IsDamage), o: &o, limits: ordinaryLimits(), layout: l, report: &Report{Dir: d.dir}}
+	r := newRunner(c, &o, l)
 	err = r.run(ctx)
 	if closeErr := l.close(); err == nil && closeErr != nil {
 		err = closeErr
@@ -80,6 +111,17 @@ func Run(ctx context.Context, c Chunks, o Options) (*Report, error) {
 		return nil, err
 	}
 	return r.report, nil
+}
+
+func newRunner(c Chunks, o *Options, l *layout) *runner {
+	r := &runner{c: newSource(c, o.IsDamage), o: o, limits: ordinaryLimits(), layout: l, report: &Report{Dir: l.dest.dir}}
+	if l.dest.present != nil {
+		r.sweep = &sweeper{major: o.Snapshot.Server.Major(), dest: l.dest, remove: r.extra}
+	}
+	if l.dest.present != nil || o.Reuse != "" {
+		r.judge = &judge{c: r.c, key: o.Key, strict: o.Strict, jobs: o.Jobs}
+	}
+	return r
 }
 
 // runner is one restore on its way.
@@ -94,7 +136,11 @@ type runner struct {
 	dirs    []finished // in order of path; their attributes come last, since writing into them changes their times
 	root    attributes // of the data directory: what files of our own get
 	control *snapshot.Entry
-	stale   []string // recovery settings that configuration files set
+
+	sweep *sweeper // nil: there is nothing beside the snapshot's files
+	judge *judge   // nil: nothing is on this host yet
+	donor *donor   // nil: no directory to be reused
+	dry   *survey  // not nil: nothing is changed
 }
 
 // limits bound the memory of a restore. A larger cluster takes several plans, one after another.
@@ -121,11 +167,21 @@ type batch struct {
 	entries []*snapshot.Entry // not planned yet: the last ones of files
 	bytes   int64             // in entries
 	files   []finished
+	old     map[uint32]bool // files that had content: it is compared before they are written
 	plan    *plan
 }
 
+func newBatch() batch { return batch{plan: newPlan(), old: map[uint32]bool{}} }
+
 func (r *runner) run(ctx context.Context) error {
-	r.batch.plan = newPlan()
+	r.batch = newBatch()
+	if r.o.Reuse != "" {
+		var err error
+		if r.donor, err = openDonorDir(r.o.Reuse); err != nil {
+			return err
+		}
+		defer r.donor.close() // only read
+	}
 	err := r.o.Snapshot.Root.Walk(ctx, r.c, func(e *snapshot.Entry) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -135,11 +191,20 @@ func (r *runner) run(ctx context.Context) error {
 		}
 		return nil
 	})
+	if err == nil && r.sweep != nil {
+		err = r.swept()
+	}
 	if err != nil {
 		return err
 	}
 	if err := r.flush(ctx); err != nil {
 		return err
+	}
+	if r.judge != nil {
+		r.report.Kept, r.report.Copied = r.judge.found.kept, r.judge.found.copied
+	}
+	if r.dry != nil {
+		return nil
 	}
 	return r.finish(ctx)
 }
@@ -158,11 +223,19 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 	if rel != e.Path && ours(rel) {
 		return nil
 	}
+	if r.sweep != nil {
+		if err := r.sweep.entry(e); err != nil {
+			return err
+		}
+	}
 	p, err := r.layout.locate(e.Path)
 	if err != nil {
 		return err
 	}
-	r.note(e, p)
+	if done, err := r.relink(e); done || err != nil {
+		return err
+	}
+	r.note(e)
 	switch e.Type {
 	case snapshot.Dir:
 		return r.dir(e, p)
@@ -173,7 +246,7 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 	}
 	r.report.Files++
 	r.report.Bytes += e.Size
-	if rel == pg.ControlPath {
+	if rel == pg.ControlPath && r.dry == nil {
 		r.control = e
 		return nil
 	}
@@ -193,11 +266,11 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 }
 
 // note remembers for the report what is not where it was.
-func (r *runner) note(e *snapshot.Entry, p place) {
-	if e.Link == "" || e.Type == snapshot.Symlink || e.Type == snapshot.Tablespace {
+func (r *runner) note(e *snapshot.Entry) {
+	if e.Link == "" || e.Type == snapshot.Symlink || e.Type == snapshot.Tablespace || r.isLinked(e) {
 		return
 	}
-	m := Moved{From: e.Link, To: p.path()}
+	m := Moved{From: e.Link, To: r.layout.shown(e.Path)}
 	switch {
 	case strings.HasPrefix(e.Path, snapshot.DataRoot):
 		r.report.Links = append(r.report.Links, m)
@@ -210,11 +283,11 @@ func (r *runner) dir(e *snapshot.Entry, p place) error {
 	a := r.layout.attributes(e)
 	if e.Path == snapshot.DataRoot {
 		r.root = a
-	} else if err := p.mkdir(); err != nil {
+	} else if err := r.mkdir(p); err != nil {
 		return err
 	}
 	r.dirs = append(r.dirs, finished{p, a})
-	return nil
+	return r.enter(e, p)
 }
 
 func (r *runner) tablespace(e *snapshot.Entry, p place, oid string) error {
@@ -222,14 +295,29 @@ func (r *runner) tablespace(e *snapshot.Entry, p place, oid string) error {
 	if !ok {
 		return fmt.Errorf("%w: tablespace %s at %s is not in its tablespace_map", ErrMismatch, oid, e.Link)
 	}
-	r.dirs = append(r.dirs, finished{place{r.layout.spaces[oid], "."}, r.layout.attributes(e)})
+	inside := place{r.layout.spaces[oid], "."}
+	r.dirs = append(r.dirs, finished{inside, r.layout.attributes(e)})
 	r.report.Tablespaces = append(r.report.Tablespaces, Moved{From: s.old, To: s.new})
-	return r.link(e, p, s.new)
+	if err := r.link(e, p, s.new); err != nil {
+		return err
+	}
+	return r.enter(e, inside)
 }
 
 func (r *runner) symlink(e *snapshot.Entry, p place) error { return r.link(e, p, e.Link) }
 
 func (r *runner) link(e *snapshot.Entry, p place, target string) error {
+	if r.dry != nil {
+		return nil
+	}
+	if r.sweep != nil {
+		if there, err := p.root.Readlink(p.rel); err == nil && there == target {
+			return nil
+		}
+		if _, err := removeAll(p); err != nil {
+			return err
+		}
+	}
 	if err := p.root.Symlink(target, p.rel); err != nil {
 		return err
 	}
@@ -244,14 +332,14 @@ func (r *runner) load(ctx context.Context) error {
 	entries := r.batch.entries
 	r.batch.entries, r.batch.bytes = nil, 0
 	first := len(r.batch.files) - len(entries)
-	files := r.batch.files[first:]
-	recipes := make([][]snapshot.Extent, len(entries))
+	files := make([]*local, len(entries))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(r.o.Jobs, 1))
 	for i, e := range entries {
 		g.Go(func() (err error) {
-			if recipes[i], err = snapshot.LoadRecipe(gctx, r.c, e.Recipe); err == nil {
-				err = files[i].create(e.Size)
+			files[i] = &local{number: uint32(first + i), size: e.Size, own: r.batch.files[first+i].place, fresh: true}
+			if files[i].extents, err = snapshot.LoadRecipe(gctx, r.c, e.Recipe); err == nil {
+				err = r.prepare(files[i])
 			}
 			if err != nil {
 				return fmt.Errorf("restore %s: %w", e.Path, err)
@@ -262,14 +350,48 @@ func (r *runner) load(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for i, e := range entries {
-		zeros, err := r.batch.plan.add(ctx, r.c, uint32(first+i), e.Size, recipes[i])
+	if err := r.compare(ctx, entries, files); err != nil {
+		return err
+	}
+	for i, f := range files {
+		done, err := r.batch.plan.add(ctx, r.c, f.number, f.size, f.extents, f.right)
 		if err != nil {
-			return fmt.Errorf("restore %s: %w", e.Path, err)
+			return fmt.Errorf("restore %s: %w", entries[i].Path, err)
 		}
-		r.written(zeros)
+		if !f.fresh {
+			r.batch.old[f.number] = true
+		}
+		r.written(done)
 	}
 	return nil
+}
+
+// prepare makes the place of a file ready to be written to: at its full size, with holes where nothing is.
+func (r *runner) prepare(f *local) (err error) {
+	if r.dry != nil {
+		f.fresh = r.sweep == nil || !f.own.occupied()
+		return nil
+	}
+	if r.sweep != nil {
+		f.fresh, err = f.own.adopt(f.size)
+	}
+	if err != nil || !f.fresh {
+		return err
+	}
+	return f.own.create(f.size)
+}
+
+// compare finds out what of the files is here already.
+func (r *runner) compare(ctx context.Context, entries []*snapshot.Entry, files []*local) error {
+	if r.judge == nil {
+		return nil
+	}
+	if r.donor != nil {
+		for i, e := range entries {
+			files[i].donor = r.donor.find(e.Path)
+		}
+	}
+	return r.judge.all(ctx, slices.DeleteFunc(slices.Clone(files), func(f *local) bool { return f.fresh && f.donor == nil }))
 }
 
 func (r *runner) written(n int64) {
@@ -296,8 +418,11 @@ func (r *runner) flush(ctx context.Context) error {
 		return err
 	}
 	b := r.batch
-	r.batch = batch{plan: newPlan()}
-	files := openFiles{place: func(i uint32) place { return b.files[i].place }}
+	r.batch = newBatch()
+	if r.dry != nil {
+		return r.dry.flush(ctx, r, b.plan)
+	}
+	files := openFiles{place: func(i uint32) place { return b.files[i].place }, old: b.old}
 	write := func(uses []use, plain []byte) error {
 		for _, u := range uses {
 			if err := files.writeAt(u.file, plain[u.from:u.from+u.n], u.at); err != nil {
@@ -310,7 +435,15 @@ func (r *runner) flush(ctx context.Context) error {
 	describe := func(err error, g group) error {
 		return fmt.Errorf("restore %s: %w", b.files[g.uses[0].file].path(), err)
 	}
-	err := b.plan.run(ctx, r.c, r.o.Jobs, r.o.Events.Fetched, write, describe)
+	var fetched atomic.Int64
+	count := func(n int64) {
+		fetched.Add(n)
+		if r.o.Events.Fetched != nil {
+			r.o.Events.Fetched(n)
+		}
+	}
+	err := b.plan.run(ctx, r.c, r.o.Jobs, count, write, describe)
+	r.report.Fetched += fetched.Load()
 	if err = errors.Join(err, files.close()); err != nil {
 		return err
 	}
@@ -350,7 +483,7 @@ func (f *finished) begin() error {
 	}
 	err = f.apply(f.place, file)
 	if err == nil {
-		startWriteback(file)
+		startWriteback(file, 0, 0)
 	}
 	return errors.Join(err, file.Close())
 }

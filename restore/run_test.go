@@ -235,6 +235,28 @@ func TestTheControlFileMustBeTheClusters(t *testing.T) {
 	}
 }
 
+func TestACopyThatMustNotArchiveIsToldSo(t *testing.T) {
+	c := newCluster(t)
+	c.files["data/postgresql.auto.conf"] = []byte("archive_mode = 'on'") // no line end
+	m := c.take(t, "snap")
+	for name, o := range map[string]Options{
+		"recovery": {Recovery: recovery()},
+		"none":     {FetchWAL: func(context.Context, string) ([]byte, error) { return nil, nil }},
+	} {
+		o.Snapshot, o.To, o.ArchiveOff = m, filepath.Join(t.TempDir(), "data"), true
+		if _, err := Run(t.Context(), c.repo, o); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(filepath.Join(o.To, "postgresql.auto.conf"))
+		if err != nil || !strings.HasPrefix(string(b), "archive_mode = 'on'\n") || !strings.HasSuffix(string(b), "\narchive_mode = 'off'\n") {
+			t.Errorf("%s: %v\n%s", name, err, b)
+		}
+		if strings.Contains(string(b), "restore_command") != (o.Recovery != nil) {
+			t.Errorf("%s: %s", name, b)
+		}
+	}
+}
+
 func TestWithoutRecoveryTheWALLiesReady(t *testing.T) {
 	c := newCluster(t)
 	m := c.take(t, "snap")

@@ -40,6 +40,11 @@ const (
 	ConfigRoot = "config" // configuration files that live outside the data directory; Link holds the original path
 )
 
+// UnarchivedDir is a directory at the top of a data directory that is never in a listing: a restore into a directory with
+// content moves WAL there that it found in pg_wal and that was never archived. It may be all that is left of the last
+// transactions.
+const UnarchivedDir = "pgtrove-unarchived-wal"
+
 // Entry is one line of a snapshot's listing.
 type Entry struct {
 	Path  string // slash-separated, below DataRoot or ConfigRoot

@@ -25,6 +25,7 @@ type restoreOptions struct {
 	standby     bool
 	noRecovery  bool
 	tablespaces []string
+	local       localFlags
 
 	target restore.Target
 	action restore.Action
@@ -36,19 +37,21 @@ func newRestoreCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "restore [SNAPSHOT|latest] --to DIR",
 		Short: "Restore a cluster, to the end of its archive or to a moment",
-		Long: `Restore a cluster into an empty or new directory, and write the settings with which PostgreSQL, when it is started
-there, fetches its WAL from the repository and recovers: to the end of the archive, or to the target, and then promotes.
+		Long: `Restore a cluster into an empty or new directory, or with --delta into one that has content, and write the settings with
+which PostgreSQL, when it is started there, fetches its WAL from the repository and recovers: to the end of the archive, or
+to the target, and then promotes.
 
 Without SNAPSHOT the right one is chosen: with a target the newest that ends before it. A target that cannot be reached
 is refused before anything is written.`,
 		Args: between(0, "SNAPSHOT"),
 	}
 	f := c.Flags()
-	f.StringVar(&o.to, "to", "", "data `directory` to restore into, empty or new")
+	f.StringVar(&o.to, "to", "", "data `directory` to restore into, empty or new unless --delta is given")
 	o.targetFlags.add(f)
 	f.BoolVar(&o.standby, "standby", false, "make a standby: it goes on following the archive, and primary_conninfo if that is set")
 	f.BoolVar(&o.noRecovery, "no-recovery", false, "no recovery from the archive: put the WAL of the snapshot itself into pg_wal")
 	f.StringArrayVar(&o.tablespaces, "tablespace", nil, "put the tablespace at `OLD=NEW` (a path or an OID, and a path); may be given several times")
+	o.local.add(f)
 	c.RunE = a.run(func(ctx context.Context, args []string) error {
 		if len(args) == 1 {
 			o.snapshot = args[0]
@@ -62,10 +65,15 @@ is refused before anything is written.`,
 }
 
 func (o *restoreOptions) parse() (err error) {
-	if o.to == "" {
+	if o.to == "" && !o.local.list {
 		return restoreUsage(errors.New("--to is missing: say where to restore to"))
 	}
-	if o.to, err = absolute(o.to); err != nil {
+	if o.to != "" {
+		if o.to, err = absolute(o.to); err != nil {
+			return err
+		}
+	}
+	if err := o.local.parse(); err != nil {
 		return err
 	}
 	if o.target, o.action, err = o.targetFlags.parse(); err != nil {
@@ -128,8 +136,10 @@ func (a *app) restore(ctx context.Context, o *restoreOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := restore.Check(run.Options); err != nil {
-		return fmt.Errorf("restore to %s: %w", o.to, err)
+	if o.to != "" {
+		if err := restore.Check(run.Options); err != nil {
+			return fmt.Errorf("restore to %s: %w", o.to, err)
+		}
 	}
 	a.tellChoice(o, choice)
 	view, err := r.OpenView(ctx, a.cacheDir(), m.Cluster)
@@ -138,6 +148,12 @@ func (a *app) restore(ctx context.Context, o *restoreOptions) error {
 	}
 	defer func() { _ = view.Close() }() // only read
 	a.warnIndex(view.IndexDamage())
+	switch {
+	case o.local.list:
+		return a.listRestore(ctx, view, run.Options)
+	case o.local.dryRun:
+		return a.dryRestore(ctx, view, run.Options)
+	}
 	begun := time.Now()
 	report, err := a.runRestore(ctx, view, run.Options)
 	if err != nil {
@@ -155,7 +171,11 @@ type restoreRun struct {
 // prepareRestore makes the settings with which the server will recover.
 func (a *app) prepareRestore(ctx context.Context, r *repo.Repo, o *restoreOptions, c *restore.Choice) (*restoreRun, error) {
 	m := c.Snapshot
-	run := &restoreRun{Options: restore.Options{Snapshot: m, To: o.to, Tablespaces: o.moves, Jobs: a.jobs(allJobs()), IsDamage: isDamage}}
+	run := &restoreRun{Options: restore.Options{
+		Snapshot: m, To: o.to, Tablespaces: o.moves, Jobs: a.jobs(allJobs()), IsDamage: isDamage,
+		Delta: o.local.delta, Reuse: o.local.reuse, Strict: o.local.strict, Key: r.IDKey(), ArchiveOff: o.local.archiveMode == archiveOff,
+		LinkAll: o.local.linkAll, AllTablespaces: o.local.tablespaces, Spare: a.ownPlaces(),
+	}}
 	if o.noRecovery {
 		archive := archiveOf(m).in(r)
 		run.WAL = c.WALFiles()

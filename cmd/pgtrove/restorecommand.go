@@ -147,7 +147,8 @@ type restoreJSON struct {
 	Tablespaces    []movedJSON `json:"tablespaces"`
 	Links          []movedJSON `json:"links"`
 	RestoreCommand string      `json:"restore_command,omitempty"`
-	Start          string      `json:"start"`
+	localJSON
+	Start string `json:"start"`
 }
 
 func movedResult(all []restore.Moved) []movedJSON {
@@ -168,7 +169,7 @@ func (a *app) showRestore(run *restoreRun, c *restore.Choice, r *restore.Report,
 		return a.out.object(restoreJSON{
 			Type: "restore", Snapshot: c.Snapshot.ID, Cluster: c.Snapshot.Cluster, Reason: c.Reason, Target: c.Target.String(),
 			Timeline: uint32(c.Timeline), Dir: r.Dir, Files: r.Files, Size: r.Bytes, Config: movedResult(r.Config),
-			Tablespaces: movedResult(r.Tablespaces), Links: movedResult(r.Links), RestoreCommand: run.command, Start: start,
+			Tablespaces: movedResult(r.Tablespaces), Links: movedResult(r.Links), RestoreCommand: run.command, localJSON: localResult(r), Start: start,
 		})
 	}
 	text := fmt.Sprintf("restored snapshot %s to %s: %s, %s\n", c.Snapshot.ID, r.Dir, showCount(r.Files, "file", "files"), summaryRate(r.Bytes, took))
@@ -181,9 +182,10 @@ func (a *app) showRestore(run *restoreRun, c *restore.Choice, r *restore.Report,
 	for _, m := range r.Links {
 		text += fmt.Sprintf("  was a link to %s and is inside the data directory now: %s\n", m.From, m.To)
 	}
+	text += localText(run.Options, r)
 	text += fmt.Sprintf("start the server with\n  %s\n", start)
-	if run.Recovery != nil && !run.Recovery.Standby {
-		text += "Beside the original, start a copy with archive_mode=off (pg_ctl's -o '-c archive_mode=off'): otherwise it archives\nits new timeline into the same repository, and later restores follow it.\n"
+	if run.Recovery != nil && !run.Recovery.Standby && !run.ArchiveOff {
+		text += "Beside the original, start a copy with archive_mode=off (restore with --archive-mode off, or pg_ctl's\n-o '-c archive_mode=off'): otherwise it archives its new timeline into the same repository, and later restores follow it.\n"
 	}
 	return a.out.print("%s", text)
 }

@@ -87,6 +87,13 @@ func (b *bench) mkdir(elements ...string) string {
 	return dir
 }
 
+// TempDir is part of what pgtest and s3test call.
+func (b *bench) TempDir() string {
+	dir, err := os.MkdirTemp(b.scratch, "temp-")
+	b.must(err)
+	return dir
+}
+
 // discard removes what a section does not need any more: all of them together
 // would fill a small disk.
 func (b *bench) discard(dirs ...string) {

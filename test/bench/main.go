@@ -47,6 +47,7 @@ func sections() []section {
 		{"increment", "increment, beside pgBackRest's incremental and restic", measureIncrement},
 		{"summaries", "increment with and without WAL summaries", measureSummaries},
 		{"remote", "the same over S3, and the requests", measureRemote},
+		{"restore", "restore, whole and of what is damaged, beside pgBackRest and plain writing", measureRestore},
 		{"wal", "pushing and fetching WAL, beside pgBackRest asynchronously", measureWAL},
 		{"metadata", "metadata of a row of snapshots", measureMetadata},
 		{"scale", "a simulated cluster of 1 TB", measureScale},

@@ -25,23 +25,23 @@ const (
 	packInMemory = 33 << 20
 	// backupBuffers: the pack that is being filled, the one that the worker waits with, and those of the two uploaders.
 	backupBuffers = 4 * packInMemory
-	// restoreBuffers: a piece of a pack and the chunks in it, sealed and plain, and as much again that the library reads into.
-	restoreBuffers = 4 * (4 << 20)
+	// restoreBuffers: eight pieces of packs that are read ahead and the one that is opened, and as much again that the library reads into.
+	restoreBuffers = 2 * 9 * (4 << 20)
 	// programItself is all else: code, index, buffers of workers and connections, and what the collector has not come to.
 	programItself = 120 << 20
 	// noiseSize is more than both together, so that a pipeline without bounds does not get away with it.
 	noiseSize = backupBuffers + programItself + 64<<20
 )
 
-// memory backs a large relation up through a link of 10 Mbit/s, and restores it. When the pipeline has come to a stand, the link is widened: what was read
-// by then is what the program holds.
+// memory backs a large relation up through a link of 10 Mbit/s for each connection, and restores it through one of as much for all
+// that it makes. When the pipeline has come to a stand, the link is widened: what was read by then is what the program holds.
 func (w *world) memory(t *testing.T) {
 	plantNoise(t, filepath.Join(w.Dir, "base", "5", "999999"))
 	h := w.newHost(t, "memory", false)
 	line := w.network.Line(w.storage.Addr)
-	narrow := func(begun int, args ...string) {
+	narrow := func(begun, rate int, args ...string) {
 		t.Helper()
-		line.Set(s3test.Toxic{Rate: 1250}, s3test.Toxic{Answers: true, Rate: 1250})
+		line.Set(s3test.Toxic{Rate: rate}, s3test.Toxic{Answers: true, Rate: rate})
 		cmd := h.command(line.Addr, append([]string{"--jobs", "1"}, args...)...)
 		said := &watched{}
 		cmd.Stderr = said
@@ -60,9 +60,9 @@ func (w *world) memory(t *testing.T) {
 			t.Errorf("%s: exit %d, %d bytes of memory, and %d are allowed\n%s", args[0], code, used, bound, said.text())
 		}
 	}
-	narrow(packInMemory, "backup", "--checkpoint", "fast")
+	narrow(packInMemory, 1250, "backup", "--checkpoint", "fast")
 	to := filepath.Join(h.dir, "restored")
-	narrow(1<<20, "restore", "--no-recovery", "--to", to)
+	narrow(1<<20, 1250/8, "restore", "--no-recovery", "--to", to)
 	info, err := os.Stat(filepath.Join(to, "base", "5", "999999"))
 	if err != nil || info.Size() != noiseSize {
 		t.Errorf("restored: %v %v", info, err)

@@ -75,7 +75,7 @@ func TestEveryPageIsExecuted(t *testing.T) {
 	for _, p := range pages {
 		names = append(names, filepath.Base(p))
 	}
-	want := []string{"README.md", "archiving-fails.md", "damage.md", "damaged-repository.md", "dropped-table.md", "free-space.md", "lost-server.md"}
+	want := []string{"README.md", "archiving-fails.md", "damage.md", "damaged-files.md", "damaged-repository.md", "dropped-table.md", "free-space.md", "lost-server.md"}
 	if !slices.Equal(names, want) {
 		t.Errorf("pages %v, tests for %v", names, want)
 	}
@@ -109,6 +109,21 @@ func TestALostServerIsBackOnAnotherHost(t *testing.T) {
 		t.Errorf("the new timeline is not shown:\n%s", said)
 	}
 	t.Cleanup(func() { _ = s.Command("pg_ctl", "-D", data, "-m", "immediate", "stop").Run() })
+	same(t, s, "SELECT count(*) FROM orders", "1100")
+}
+
+func TestDamagedFilesAreRestoredInPlace(t *testing.T) {
+	s, _ := protected(t)
+	s.Exec(t, "INSERT INTO orders SELECT generate_series(1001, 1100)")
+	s.WaitArchived(t, s.SwitchWAL(t))
+	file := filepath.Join(s.Dir, s.Query(t, "SELECT pg_relation_filepath('orders')"))
+	s.Exec(t, "CHECKPOINT")
+	flip(t, file, 5000)
+	said := follow(t, s, "damaged-files.md", "DATA="+s.Dir, "PGHOST="+s.SocketDir)
+	t.Cleanup(func() { _ = s.Command("pg_ctl", "-D", s.Dir, "-m", "immediate", "stop").Run() })
+	if !strings.Contains(said, "right already: ") || !strings.Contains(said, "were fetched") {
+		t.Errorf("it does not say what was done:\n%s", said)
+	}
 	same(t, s, "SELECT count(*) FROM orders", "1100")
 }
 

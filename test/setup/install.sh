@@ -49,6 +49,7 @@ test | bench)
 bench)
 	have pgbackrest || need pgbackrest
 	have restic || need restic
+	have zstd || need zstd
 	;;
 esac
 mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u | sed '/^$/d')
