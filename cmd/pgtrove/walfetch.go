@@ -90,7 +90,7 @@ func (f *walFetcher) bring(ctx context.Context, archive openedArchive) error {
 	if !served {
 		h, content, err := archive.Fetch(ctx, f.name)
 		if errors.Is(err, walarchive.ErrNotExist) && segment {
-			h, content, err = archive.fetchReceived(ctx, f.name, f.tellDamagedPart)
+			h, content, err = f.fetchUnfinished(ctx, archive)
 		}
 		if err != nil {
 			return err

@@ -221,12 +221,22 @@ func (w *world) crash(s *pgtest.Server) {
 // recovered restores to the end of what the repository has, and starts that.
 func (w *world) recovered() *pgtest.Server {
 	w.t.Helper()
+	return w.started(w.restored())
+}
+
+func (w *world) restored() (to string) {
+	w.t.Helper()
 	to, err := os.MkdirTemp(w.dir, "restored")
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	pgtest.Own(w.t, to)
 	w.ok("restore", "--to", to)
+	return to
+}
+
+func (w *world) started(to string) *pgtest.Server {
+	w.t.Helper()
 	s := pgtest.Adopt(w.t, w.Version, to)
 	s.ExtraEnv = w.env()
 	s.Start(w.t)
