@@ -198,8 +198,8 @@ func TestABrokenClusterIsRestoredInPlace(t *testing.T) {
 	w.damage(r)
 	w.refused([]string{"not empty", "--delta"}, "restore", "--to", w.Dir)
 	plan := parse(t, w.ok("restore", "--delta", "--to", w.Dir, "--dry-run", "--json"))
-	// The second snapshot uses parts of chunks, which only whole digests would prove.
-	if strict := parse(t, w.ok("restore", "--delta", "--strict", "--to", w.Dir, "--dry-run", "--json")); strict.Fetched < plan.Fetched*5/4 {
+	// The second snapshot uses parts of chunks, which only whole digests would prove: how many, the repository's key decides.
+	if strict := parse(t, w.ok("restore", "--delta", "--strict", "--to", w.Dir, "--dry-run", "--json")); strict.Fetched <= plan.Fetched {
 		t.Errorf("strictly %d bytes would be fetched, otherwise %d", strict.Fetched, plan.Fetched)
 	}
 	if plan.Type != "restore-plan" || plan.Fetched == 0 || plan.Rate == 0 || plan.Removed == 0 {
@@ -209,6 +209,7 @@ func TestABrokenClusterIsRestoredInPlace(t *testing.T) {
 	if done.Kept < done.Size/2 || done.Removed < 5 || done.Fetched < plan.Fetched || done.Fetched > plan.Fetched+1<<20 {
 		t.Errorf("announced %+v, done %+v", plan, done)
 	}
+	t.Logf("%+v", done)
 	w.recovers()
 
 	// Once more, of the whole cluster that went on, and as root where this is root: everything belongs to the server's account after it.
