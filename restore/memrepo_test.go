@@ -100,6 +100,13 @@ func (m *memRepo) finish(kind pack.Kind) {
 	}
 }
 
+// fail makes every later read of a pack fail.
+func (m *memRepo) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failRead = err
+}
+
 func (m *memRepo) Pages(_ context.Context, form chunk.Form, d []chunk.Digest, pages []byte) (chunk.ID, error) {
 	return m.put(pack.Data, chunk.NewHasher(testKey()).RunID(d), form, pages)
 }

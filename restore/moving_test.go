@@ -124,6 +124,13 @@ func (v *moving) remove(key string) {
 	}
 }
 
+// drop takes a pack away and leaves its place in the index.
+func (v *moving) drop(key string) {
+	v.memRepo.mu.Lock()
+	defer v.memRepo.mu.Unlock()
+	delete(v.packs, key)
+}
+
 // move is what two prunes do to a pack that is mostly dead.
 func (v *moving) move(keys ...string) {
 	for _, key := range keys {
@@ -133,6 +140,8 @@ func (v *moving) move(keys ...string) {
 }
 
 func (v *moving) keys(kinds ...pack.Kind) []string {
+	v.memRepo.mu.Lock()
+	defer v.memRepo.mu.Unlock()
 	var keys []string
 	for key, dir := range v.dirs {
 		if slices.Contains(kinds, dir.Kind) && v.packs[key] != nil {

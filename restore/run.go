@@ -426,7 +426,7 @@ func (r *runner) flush(ctx context.Context) error {
 	write := func(uses []use, plain []byte) error {
 		for _, u := range uses {
 			if err := files.writeAt(u.file, plain[u.from:u.from+u.n], u.at); err != nil {
-				return fmt.Errorf("write %s: %w", b.files[u.file].path(), err)
+				return err // which names the file
 			}
 			r.written(int64(u.n))
 		}

@@ -161,7 +161,7 @@ func TestARestoreThatIsInterruptedSaysSoAndCannotStart(t *testing.T) {
 	failed := errors.New("cable pulled")
 	for name, cut := range map[string]func(context.CancelCauseFunc){
 		"cancelled":    func(cancel context.CancelCauseFunc) { cancel(failed) },
-		"storage gone": func(context.CancelCauseFunc) { c.repo.failRead = failed },
+		"storage gone": func(context.CancelCauseFunc) { c.repo.fail(failed) },
 	} {
 		dir := filepath.Join(t.TempDir(), "data")
 		ctx, cancel := context.WithCancelCause(t.Context())

@@ -123,7 +123,7 @@ func TestAPlaceThatHoldsSomethingElseIsNotTaken(t *testing.T) {
 	}
 	_ = v.Reload(t.Context())
 	key := v.keys(pack.Data)[0]
-	v.at, v.happen = 3, func() { delete(v.packs, key) }
+	v.at, v.happen = 3, func() { v.drop(key) }
 	if err := runFrom(t, c, v, m, 1); !errors.Is(err, errBroken) {
 		t.Errorf("got %v", err)
 	}
@@ -133,7 +133,7 @@ func TestAnOutageIsNotTakenForAMovedPack(t *testing.T) {
 	c, m := movingCluster(t)
 	v := newMoving(c.repo)
 	down := errors.New("storage does not answer")
-	v.at, v.happen = 8, func() { v.failRead = down }
+	v.at, v.happen = 8, func() { v.fail(down) }
 	if err := runFrom(t, c, v, m, 2); !errors.Is(err, down) || v.reloads != 0 {
 		t.Errorf("the index was loaded %d times: %v", v.reloads, err)
 	}

@@ -102,8 +102,8 @@ func localText(o restore.Options, r *restore.Report) string {
 		text += fmt.Sprintf("  removed: %s that the snapshot has not\n", showCount(r.Removed, "file", "files"))
 	}
 	if r.Unarchived > 0 {
-		text += fmt.Sprintf("  moved to %s/%s: %s that were never archived; remove them when you are sure that nothing in them is missed\n",
-			r.Dir, snapshot.UnarchivedDir, showCount(r.Unarchived, "WAL file", "WAL files"))
+		text += fmt.Sprintf("  moved to %s/%s: WAL that was never archived, %s; remove it when you are sure that nothing in it is missed\n",
+			r.Dir, snapshot.UnarchivedDir, showCount(r.Unarchived, "file", "files"))
 	}
 	for _, m := range r.Linked {
 		text += fmt.Sprintf("  is a link again: %s, to %s\n", m.From, m.To)
@@ -183,7 +183,7 @@ func (a *app) dryRestore(ctx context.Context, view *repo.View, o restore.Options
 		text += fmt.Sprintf("  to be removed: %s that the snapshot has not, with all that is in them\n", showCount(s.Removed, "file or directory", "files and directories"))
 	}
 	if s.Unarchived > 0 {
-		text += fmt.Sprintf("  to be moved aside: %s that were never archived\n", showCount(s.Unarchived, "WAL file", "WAL files"))
+		text += fmt.Sprintf("  to be moved aside: WAL that was never archived, %s\n", showCount(s.Unarchived, "file", "files"))
 	}
 	for _, m := range s.Tablespaces {
 		text += fmt.Sprintf("  tablespace: %s goes to %s\n", m.From, m.To)
