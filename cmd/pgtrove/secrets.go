@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"filippo.io/age"
 	"golang.org/x/term"
@@ -66,7 +67,7 @@ func (a *app) passphraseIdentity(pass secret) ([]age.Identity, error) {
 		return nil, err
 	}
 	if cache := a.cacheDir(); a.unattended && cache != "" {
-		id = unlockedIdentity{passphrase: pass, inner: id, dir: filepath.Join(cache, "unlocked")}
+		id = unlockedIdentity{passphrase: pass, inner: id, dir: filepath.Join(cache, "unlocked"), now: time.Now}
 	}
 	return []age.Identity{id}, nil
 }
@@ -79,11 +80,11 @@ func readIdentities(path string) ([]age.Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read identity file: %w", err)
 	}
-	ids, err := keys.ParseIdentityFile(text)
+	file, err := keys.ParseIdentityFile(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w (%s)", err, path)
 	}
-	return ids, nil
+	return file.Identities, nil
 }
 
 // givenPassphrase returns the passphrase of the settings, "" where there is none.
