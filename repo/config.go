@@ -169,7 +169,7 @@ func InitWith(ctx context.Context, store storage.Store, recipient age.Recipient,
 	_, _ = rand.Read(id) // never fails (crypto/rand)
 	c := Config{Version: FormatVersion, ID: hex.EncodeToString(id), Created: now.UTC().Truncate(time.Second), Params: defaultParams, Storage: o.Storage}
 	c.Params.ObjectLockDays = o.ObjectLockDays
-	bundle, err := keys.Generate(c.ID)
+	bundle, err := keys.Generate(c.ID, string(keys.Owner))
 	if err != nil {
 		return nil, fmt.Errorf("make keys: %w", err)
 	}

@@ -61,7 +61,7 @@ func newHollow(ctx context.Context, d *direct) (*hollow, error) {
 		if err != nil {
 			return err
 		}
-		bundle, err := keys.Unwrap(wrapped, identities...)
+		bundle, err := keys.Unwrap(wrapped, identities.Identities...)
 		if err != nil {
 			return err
 		}

@@ -103,7 +103,7 @@ func (g *generator) init() {
 	}))
 	g.owner, err = keys.Unwrap(wrapped, goldenIdentities(g.t, "repository.owner.identity")...)
 	g.must(err)
-	writer, err := g.owner.For(keys.Writer)
+	writer, err := g.owner.Issue(keys.IssueOptions{Name: "writer", Role: keys.Writer, Clusters: []string{keys.AnyCluster}})
 	g.must(err)
 	wrapped, err = keys.Wrap(writer, recipients["writer"])
 	g.must(err)
