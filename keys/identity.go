@@ -48,14 +48,16 @@ func ParseIdentityFile(text []byte) (*IdentityFile, error) { return Prompts{}.Pa
 // ParseIdentityFile reads an identity file: one identity of age per line,
 // post-quantum, X25519 or of a plugin, among comments and empty lines; or a
 // private SSH key; or what somebody typed off a paper copy (PaperText). It
-// wraps ErrFormat, without quoting the file.
-// A plugin must be installed: ErrPlugin.
+// wraps ErrFormat, without quoting the file; a message about a paper copy
+// names the lines that were mistyped. A plugin must be installed: ErrPlugin.
 func (p Prompts) ParseIdentityFile(text []byte) (*IdentityFile, error) {
 	var f *IdentityFile
 	var err error
 	switch {
 	case bytes.Contains(text, []byte("-----BEGIN ")):
 		f, err = p.parseSSHKey(text)
+	case isPaper(text):
+		f, err = parsePaper(text)
 	default:
 		f, err = p.parseLines(text)
 	}

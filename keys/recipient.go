@@ -23,9 +23,18 @@ func (p Prompts) ParseRecipient(text string) (age.Recipient, string, error) {
 	text = strings.TrimSpace(text)
 	r, kind, err := p.parseRecipient(text)
 	if err != nil {
-		return nil, "", fmt.Errorf("read recipient %.20q: %w", text, err)
+		return nil, "", fmt.Errorf("read recipient%s: %w", quoted(text), err)
 	}
 	return r, kind, nil
+}
+
+// quoted is the beginning of what is meant as a recipient. Anything else may
+// be a secret.
+func quoted(text string) string {
+	if strings.HasPrefix(text, "age1") || strings.HasPrefix(text, "ssh-") {
+		return fmt.Sprintf(" %.20q", text)
+	}
+	return ""
 }
 
 func (p Prompts) parseRecipient(text string) (age.Recipient, string, error) {
