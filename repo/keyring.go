@@ -1,0 +1,236 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// What stands under keys/ (docs/format.md, 6.2 and 6.3). An entry is what one key is called by: it has a record, and a bundle for each time that its
+// keys were made anew.
+const (
+	entrySuffix    = "entry"    // who has the key
+	removingSuffix = "removing" // from now on nothing that the key commits is sure to count
+	removedSuffix  = "removed"  // nothing that the key has signed counts, but for what the record names
+	generationName = "generation"
+)
+
+// keyNames is a listing of keys/.
+type keyNames struct {
+	bundles map[string][]int           // by entry: the numbers of its bundles, ascending
+	records map[string]map[string]bool // by entry: the suffixes of its records
+	active  map[int]bool               // bundles of these numbers are in use, besides the first
+}
+
+// parseKeyName says what a name under keys/ means: the bundle of an entry with its number, or a record of an entry, or, of no entry, that bundles of a
+// number are in use.
+func parseKeyName(key string) (entry, record string, number int, ok bool) {
+	name, ok := strings.CutPrefix(key, keysPrefix)
+	entry, what, dot := strings.Cut(name, ".")
+	if !ok || entry == "" || strings.Contains(name, "/") {
+		return "", "", 0, false
+	}
+	switch what {
+	case "":
+		return entry, "", 1, !dot
+	case entrySuffix, removingSuffix, removedSuffix:
+		return entry, what, 0, true
+	}
+	number, err := strconv.Atoi(what)
+	if err != nil || number < 2 || strconv.Itoa(number) != what {
+		return "", "", 0, false
+	}
+	if entry == generationName {
+		entry = ""
+	}
+	return entry, "", number, true
+}
+
+func bundleKey(entry string, number int) string {
+	if number == 1 {
+		return keysPrefix + entry
+	}
+	return fmt.Sprintf("%s%s.%d", keysPrefix, entry, number)
+}
+
+func recordKey(entry, suffix string) string { return keysPrefix + entry + "." + suffix }
+
+func listKeys(ctx context.Context, store storage.Store) (*keyNames, error) {
+	n := &keyNames{bundles: map[string][]int{}, records: map[string]map[string]bool{}, active: map[int]bool{}}
+	if err := store.List(ctx, keysPrefix, func(i storage.Info) error {
+		entry, record, number, ok := parseKeyName(i.Key)
+		switch {
+		case !ok:
+		case entry == "":
+			n.active[number] = true
+		case record == "":
+			n.bundles[entry] = append(n.bundles[entry], number)
+		default:
+			if n.records[entry] == nil {
+				n.records[entry] = map[string]bool{}
+			}
+			n.records[entry][record] = true
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	for _, numbers := range n.bundles {
+		slices.Sort(numbers)
+	}
+	return n, nil
+}
+
+// current gives the numbers of an entry's bundles that are in use, the newest first.
+func (n *keyNames) current(entry string) (numbers []int) {
+	for _, number := range slices.Backward(n.bundles[entry]) {
+		// The first bundle of an entry that was made since is as new as any.
+		if number == 1 || n.active[number] {
+			numbers = append(numbers, number)
+		}
+	}
+	return numbers
+}
+
+// newest is the highest number that anything under keys/ has.
+func (n *keyNames) newest() int {
+	newest := 1
+	for number := range n.active {
+		newest = max(newest, number)
+	}
+	for _, numbers := range n.bundles {
+		newest = max(newest, numbers[len(numbers)-1])
+	}
+	return newest
+}
+
+// entries gives the IDs of all that stand under keys/, in order.
+func (n *keyNames) entries() []string {
+	all := slices.Collect(maps.Keys(n.bundles))
+	for entry := range n.records {
+		if n.bundles[entry] == nil {
+			all = append(all, entry)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// keyring is what the owners say of the repository's keys. A record that the root key has not certified says nothing.
+type keyring struct {
+	names   *keyNames
+	removed map[string]*removedRecord // by entry
+
+	mu      sync.Mutex
+	entries map[string]*entryRecord // nil: not read yet
+	bad     map[string]error        // entries with a record that cannot be believed, and why
+}
+
+// ringOf is where a Repo keeps its keyring: read once, for a key that is removed meanwhile is not removed for a command that has begun.
+type ringOf struct {
+	mu    sync.Mutex
+	names *keyNames // as Open has listed them; nil: not listed
+	ring  *keyring
+}
+
+// keyring gives what the owners said when the repository was opened.
+func (r *Repo) keyring(ctx context.Context) (*keyring, error) {
+	r.ring.mu.Lock()
+	defer r.ring.mu.Unlock()
+	if r.ring.ring != nil {
+		return r.ring.ring, nil
+	}
+	ring, err := r.readKeyring(ctx, r.ring.names)
+	if err == nil {
+		r.ring.ring = ring
+	}
+	return ring, err
+}
+
+// freshKeyring is keyring, of now.
+func (r *Repo) freshKeyring(ctx context.Context) (*keyring, error) {
+	r.ring.mu.Lock()
+	defer r.ring.mu.Unlock()
+	ring, err := r.readKeyring(ctx, nil)
+	if err == nil {
+		r.ring.ring, r.ring.names = ring, ring.names
+	}
+	return ring, err
+}
+
+func (r *Repo) readKeyring(ctx context.Context, names *keyNames) (*keyring, error) {
+	if names == nil {
+		var err error
+		if names, err = listKeys(ctx, r.store); err != nil {
+			return nil, err
+		}
+	}
+	k := &keyring{names: names, removed: map[string]*removedRecord{}, bad: map[string]error{}}
+	var gone []string
+	for _, entry := range names.entries() {
+		if names.records[entry][removedSuffix] {
+			gone = append(gone, entry)
+		}
+	}
+	fetch := func(ctx context.Context, i int) (*removedRecord, error) {
+		return getRecord[removedRecord](ctx, r, gone[i], removedSuffix)
+	}
+	return k, readEach(ctx, k, gone, fetch, func(i int, rec *removedRecord) { k.removed[gone[i]] = rec })
+}
+
+// holders reads who has the keys that are not removed, by entry.
+func (r *Repo) holders(ctx context.Context, k *keyring) (map[string]*entryRecord, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.entries != nil {
+		return k.entries, nil
+	}
+	var there []string
+	for _, entry := range k.names.entries() {
+		if k.names.records[entry][entrySuffix] && k.removed[entry] == nil {
+			there = append(there, entry)
+		}
+	}
+	found := map[string]*entryRecord{}
+	fetch := func(ctx context.Context, i int) (*entryRecord, error) {
+		return getRecord[entryRecord](ctx, r, there[i], entrySuffix)
+	}
+	if err := readEach(ctx, k, there, fetch, func(i int, rec *entryRecord) { found[there[i]] = rec }); err != nil {
+		return nil, err
+	}
+	k.entries = found
+	return found, nil
+}
+
+// readEach reads a record of each of some entries. What cannot be believed is noted in bad and passed over.
+func readEach[T any](ctx context.Context, k *keyring, entries []string, fetch func(ctx context.Context, i int) (*T, error), use func(i int, rec *T)) error {
+	type read struct {
+		rec *T
+		err error
+	}
+	each := func(ctx context.Context, i int) (read, error) {
+		rec, err := fetch(ctx, i)
+		if err != nil && !errors.Is(err, storage.ErrNotExist) && !isLoss(err) && !errors.Is(err, keys.ErrOrigin) && !isForeign(err) {
+			return read{}, err
+		}
+		return read{rec, err}, nil
+	}
+	return inOrder(ctx, len(entries), each, func(i int, got read) error {
+		switch {
+		case errors.Is(got.err, storage.ErrNotExist): // deleted since
+		case got.err != nil:
+			k.bad[entries[i]] = got.err
+		default:
+			use(i, got.rec)
+		}
+		return nil
+	})
+}

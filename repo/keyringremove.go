@@ -1,0 +1,165 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+var (
+	// ErrLastOwner says that nobody could open the data any more.
+	ErrLastOwner = errors.New("it is the last owner's key")
+	// ErrKept says that a key is removed, and that the storage keeps its bundle all the same: whoever has its identity can open what it could open before, and nothing that
+	// he makes with it counts.
+	ErrKept = errors.New("the key is removed, and the storage does not delete its bundle")
+)
+
+// RemoveKey removes a key, and gives the number of its snapshots, which go on to count; nothing that it signs from now on does. What was there before can be read by whoever has
+// kept a copy of the bundle. To be removed means that the record of it is there: the bundle is deleted after that, and if the storage refuses that (ErrKept), the
+// record is enough. After another error RemoveKey is to be called again.
+//
+// Errors: keys.ErrRole, ErrUnsigned; ErrNoKey; ErrLastOwner; ErrKept.
+func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err error) {
+	ring, holders, err := r.ownKeyring(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer r.forgetKeyring()
+	gone, e := ring.removed[id], holders[id]
+	switch {
+	case gone != nil && len(ring.names.bundles[id]) == 0 && !ring.names.records[id][removingSuffix]:
+		return 0, fmt.Errorf("remove key %s: %w", id, ErrNoKey)
+	case gone != nil: // a removal that did not come to its end
+		return len(gone.Accepted), r.deleteKey(ctx, ring.names, id)
+	case e == nil && len(ring.names.bundles[id]) == 0:
+		return 0, fmt.Errorf("remove key %s: %w", id, ErrNoKey)
+	}
+	if err := r.closeKey(ctx, ring, holders, id); err != nil {
+		return 0, fmt.Errorf("remove key %s: %w", id, err)
+	}
+	record := removedRecord{Version: recordVersion, Entry: id, Time: time.Now().UTC(), Accepted: []vouched{}}
+	if e != nil {
+		record.Name = e.Name
+	}
+	if err := r.eachSigned(ctx, func(key string, o *outcome) error {
+		if o.by.Entry != id {
+			return nil
+		}
+		why, err := r.refusal(ctx, key, o)
+		if err == nil && why == nil {
+			record.Accepted = append(record.Accepted, vouch(key, o.sum))
+		}
+		return err
+	}); err != nil {
+		return 0, fmt.Errorf("remove key %s: %w", id, err)
+	}
+	key := recordKey(id, removedSuffix)
+	if err := r.putCertified(ctx, key, removedSuffix, record); err != nil {
+		// Somebody else may have removed it at the same time, or the answer was lost: what is there counts.
+		there, readErr := getRecord[removedRecord](ctx, r, id, removedSuffix)
+		if !errors.Is(err, storage.ErrExist) || readErr != nil {
+			return 0, fmt.Errorf("remove key %s: %w", id, err)
+		}
+		record.Accepted = there.Accepted
+	}
+	return len(record.Accepted), r.deleteKey(ctx, ring.names, id)
+}
+
+// closeKey says that a key is being removed, from when on its holder's sessions are not told that they have committed.
+func (r *Repo) closeKey(ctx context.Context, ring *keyring, holders map[string]*entryRecord, id string) error {
+	owner := holders[id] != nil && holders[id].Role == keys.Owner
+	if owner && !otherOwner(ring, holders, id) {
+		return ErrLastOwner
+	}
+	key := recordKey(id, removingSuffix)
+	if err := r.putCertified(ctx, key, removingSuffix, removingRecord{Version: recordVersion, Entry: id}); err != nil {
+		if _, readErr := getRecord[removingRecord](ctx, r, id, removingSuffix); !errors.Is(err, storage.ErrExist) || readErr != nil {
+			return err
+		}
+	}
+	if !owner {
+		return nil
+	}
+	// Two owners who remove each other at the same time both see it now.
+	ring, holders, err := r.ownKeyring(ctx)
+	if err != nil {
+		return err
+	}
+	if !otherOwner(ring, holders, id) {
+		return errors.Join(ErrLastOwner, r.store.Delete(ctx, key))
+	}
+	return nil
+}
+
+// otherOwner says whether there is an owner besides, whom nobody removes.
+func otherOwner(ring *keyring, holders map[string]*entryRecord, id string) bool {
+	for entry, e := range holders {
+		if entry != id && e.Role == keys.Owner && !ring.names.records[entry][removingSuffix] && len(ring.names.current(entry)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// deleteKey deletes the bundles of a key of which a record says that it is removed.
+func (r *Repo) deleteKey(ctx context.Context, names *keyNames, id string) error {
+	var kept error
+	for _, number := range names.bundles[id] {
+		err := r.store.Delete(ctx, bundleKey(id, number))
+		switch {
+		case errors.Is(err, storage.ErrDenied):
+			kept = fmt.Errorf("%w: %w", ErrKept, err)
+		case err != nil:
+			return fmt.Errorf("delete the bundle of key %s, which is removed: %w", id, err)
+		}
+	}
+	if err := r.store.Delete(ctx, recordKey(id, removingSuffix)); err != nil && !errors.Is(err, storage.ErrDenied) { // it says nothing any more
+		return fmt.Errorf("delete what said that key %s is being removed: %w", id, err)
+	}
+	return kept
+}
+
+// claims gives the snapshots of other keys than owners' that say they are of a host of that name. They have done so before there was a key of this name.
+func (r *Repo) claims(ctx context.Context, name string) (all []vouched, err error) {
+	err = r.eachSigned(ctx, func(key string, o *outcome) error {
+		if o.by.Role == keys.Owner || originHost(o.Manifest) != name {
+			return nil
+		}
+		why, err := r.refusal(ctx, key, o)
+		if err == nil && why == nil {
+			all = append(all, vouch(key, o.sum))
+		}
+		return err
+	})
+	return all, err
+}
+
+// eachSigned calls fn, by one goroutine at a time, for every snapshot that counts or has just ceased to, and whose signature is good.
+func (r *Repo) eachSigned(ctx context.Context, fn func(key string, o *outcome) error) error {
+	_, found, err := r.counting(ctx, "", true)
+	if err != nil {
+		return err
+	}
+	fetch := func(ctx context.Context, i int) (*outcome, error) {
+		if found[i].open {
+			if own, err := r.isAnnounced(ctx, found[i].key); err != nil || !own {
+				return nil, err
+			}
+		}
+		o, err := r.outcome(ctx, found[i].key)
+		if errors.Is(err, storage.ErrNotExist) || unbelievable(err) {
+			return nil, nil
+		}
+		return o, err
+	}
+	return inOrder(ctx, len(found), fetch, func(i int, o *outcome) error {
+		if o == nil || o.by == nil || o.Outcome != outcomeSnapshot {
+			return nil
+		}
+		return fn(found[i].key, o)
+	})
+}

@@ -1,0 +1,158 @@
+package repo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// Refused says whether the object is a snapshot that whoever made it was not entitled to make: Err wraps keys.ErrOrigin and says who claimed what. It is
+// shown, and nothing else: it is restored by nobody, no other snapshot builds on it, and for policies it does not exist. Its Manifest is nil unless a key
+// of the repository has signed it.
+func (c *Commit) Refused() bool { return errors.Is(c.Err, keys.ErrOrigin) }
+
+// take reads the outcome under key into c, and says which it is; "" if that is not known, as where it is damaged: Err says why. Errors: storage.ErrNotExist;
+// keys.ErrForeign; others than the object's own.
+func (r *Repo) take(ctx context.Context, key string, c *Commit) (kind string, err error) {
+	o, err := r.outcome(ctx, key)
+	switch {
+	case errors.Is(err, keys.ErrOrigin):
+		c.Err = fmt.Errorf("%w: it is signed by no key of this repository", keys.ErrOrigin)
+		return "", nil
+	case errors.Is(err, ErrDamaged):
+		c.Err = err
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	c.Manifest, c.Group = o.Manifest, o.group
+	if o.Outcome == outcomeSnapshot {
+		c.Err, err = r.refusal(ctx, key, o)
+	}
+	return o.Outcome, err
+}
+
+// refusal says why a snapshot does not count whose signature is good: because of who signed it. It wraps keys.ErrOrigin; nil: nothing speaks against it.
+func (r *Repo) refusal(ctx context.Context, key string, o *outcome) (why, err error) {
+	if !r.signed() {
+		return nil, nil
+	}
+	ring, err := r.keyring(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if gone := ring.removed[o.by.Entry]; gone != nil {
+		if vouchedFor(gone.Accepted, key, o.sum) {
+			return nil, nil // its other claims an owner has looked at
+		}
+		return errRemoved(o.by), nil
+	}
+	claimed := func(all []vouched) bool { return vouchedFor(all, key, o.sum) }
+	return r.objection(ctx, ring, o.by, outcomeCluster(key), originHost(o.Manifest), claimed)
+}
+
+// objection says why a key may not make a snapshot of that cluster and host; nil if it may. known says whether a list of those that stood there before the host's
+// name was a key's has it.
+func (r *Repo) objection(ctx context.Context, ring *keyring, by *keys.Certificate, cluster, host string, known func([]vouched) bool) (why, err error) {
+	if !by.MayWrite(cluster) {
+		return fmt.Errorf("%w: key %q (%s) may not write snapshots of cluster %s", keys.ErrOrigin, by.Name, by.Entry, cluster), nil
+	}
+	if by.Role == keys.Owner || host == "" || host == by.Name {
+		return nil, nil
+	}
+	all, err := r.holders(ctx, ring)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range all {
+		if e.Name == host && !known(e.Claimed) {
+			return fmt.Errorf("%w: key %q (%s) says that it is of host %q, for which there is another key (%s)", keys.ErrOrigin, by.Name, by.Entry, host, e.Entry), nil
+		}
+	}
+	return nil, nil
+}
+
+func errRemoved(by *keys.Certificate) error {
+	return fmt.Errorf("%w: key %q (%s), which signed it, was removed", keys.ErrOrigin, by.Name, by.Entry)
+}
+
+// originHost is where a manifest says that its snapshot was made; "" if it does not say.
+func originHost(manifest json.RawMessage) string {
+	var m struct {
+		Origin struct {
+			Host string `json:"host"`
+		} `json:"origin"`
+	}
+	if json.Unmarshal(manifest, &m) != nil {
+		return ""
+	}
+	return m.Origin.Host
+}
+
+// mayCommit says at once what would be said of the session's snapshot at the end: keys.ErrOrigin.
+func (r *Repo) mayCommit(ctx context.Context, o SessionOptions) error {
+	if !r.signed() {
+		return nil
+	}
+	by := r.bundle.Certificate()
+	ring, err := r.keyring(ctx)
+	if err != nil {
+		return err
+	}
+	if ring.removed[by.Entry] != nil {
+		return errRemoved(by)
+	}
+	why, err := r.objection(ctx, ring, by, o.Cluster, o.Host, func([]vouched) bool { return false })
+	return errors.Join(why, err)
+}
+
+// confirmKey makes sure that the session's key was not removed before the commit: an owner says first that it is being removed, then looks which of its
+// snapshots are there. So what was there before that was said counts.
+func (s *Session) confirmKey(ctx context.Context) error {
+	r := s.repo
+	if !r.signed() {
+		return nil
+	}
+	by := r.bundle.Certificate()
+	found := map[string]bool{}
+	if err := r.store.List(ctx, keysPrefix+by.Entry+".", func(i storage.Info) error {
+		if _, record, _, ok := parseKeyName(i.Key); ok {
+			found[record] = true
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("list keys: %w", err)
+	}
+	if found[removedSuffix] {
+		gone, err := getRecord[removedRecord](ctx, r, by.Entry, removedSuffix)
+		if err == nil {
+			o, err := r.outcome(ctx, s.outcomeKey())
+			if err != nil || vouchedFor(gone.Accepted, s.outcomeKey(), o.sum) {
+				return err
+			}
+			return errRemoved(by)
+		}
+		if !unbelievable(err) {
+			return err
+		}
+	}
+	if found[removingSuffix] {
+		_, err := getRecord[removingRecord](ctx, r, by.Entry, removingSuffix)
+		switch {
+		case err == nil || errors.Is(err, storage.ErrNotExist):
+			return errRemoved(by)
+		case !unbelievable(err):
+			return err
+		}
+	}
+	return nil
+}
+
+// unbelievable says of an error that a record says nothing: it is damaged, or no owner has made it.
+func unbelievable(err error) bool {
+	return isLoss(err) || errors.Is(err, keys.ErrOrigin) || isForeign(err)
+}
