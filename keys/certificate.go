@@ -46,6 +46,9 @@ type Certificate struct {
 	Created    time.Time
 	Public     ed25519.PublicKey // what the holder signs with
 	Keys       [sha256.Size]byte // of the bundle's keys
+	// Recipients are digests of those that the bundle may be wrapped for; nil:
+	// whichever.
+	Recipients [][]byte
 }
 
 type certificateJSON struct {
@@ -59,6 +62,7 @@ type certificateJSON struct {
 	Created    time.Time `json:"created"`
 	Public     []byte    `json:"public"`
 	Keys       []byte    `json:"keys"`
+	Recipients [][]byte  `json:"recipients,omitzero"`
 }
 
 // MayWrite says whether the holder may write snapshots of the cluster.
@@ -114,7 +118,7 @@ func (c *Certificate) certify(root ed25519.PrivateKey) ([]byte, error) {
 		return nil, err
 	}
 	statement, err := json.Marshal(certificateJSON{
-		certificateVersion, c.Repository, c.Entry, c.Name, c.Role, c.Group, c.Clusters, c.Created.UTC(), c.Public, c.Keys[:],
+		certificateVersion, c.Repository, c.Entry, c.Name, c.Role, c.Group, c.Clusters, c.Created.UTC(), c.Public, c.Keys[:], c.Recipients,
 	})
 	if err != nil {
 		return nil, err
@@ -146,7 +150,7 @@ func parseCertificate(root ed25519.PublicKey, signed []byte) (*Certificate, erro
 	if len(w.Keys) != sha256.Size {
 		return nil, malformed("certificate with a digest of %d bytes", len(w.Keys))
 	}
-	c := &Certificate{w.Repository, w.Entry, w.Name, w.Role, w.Group, w.Clusters, w.Created, w.Public, [sha256.Size]byte(w.Keys)}
+	c := &Certificate{w.Repository, w.Entry, w.Name, w.Role, w.Group, w.Clusters, w.Created, w.Public, [sha256.Size]byte(w.Keys), w.Recipients}
 	return c, c.validate()
 }
 

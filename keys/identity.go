@@ -109,7 +109,7 @@ func (p Prompts) parseIdentity(line string) (age.Identity, error) {
 		if err := findPlugin(id.Name()); err != nil {
 			return nil, err
 		}
-		return &loudIdentity{inner: id, what: "plugin " + id.Name()}, nil
+		return &heldIdentity{inner: id, loud: "plugin " + id.Name()}, nil
 	}
 	return nil, malformed("no age identity")
 }
@@ -135,18 +135,27 @@ func findPlugin(name string) error {
 }
 
 func (p Prompts) parseSSHKey(text []byte) (*IdentityFile, error) {
-	id, err := agessh.ParseIdentity(text)
+	key, err := ssh.ParsePrivateKey(text)
 	var locked *ssh.PassphraseMissingError
-	switch {
-	case err == nil:
-		return &IdentityFile{Identities: []age.Identity{id}}, nil
-	case !errors.As(err, &locked):
+	if errors.As(err, &locked) {
+		return p.parseLockedSSHKey(text, locked.PublicKey)
+	}
+	if err != nil {
+		return nil, malformed("no private SSH key")
+	}
+	id, err := agessh.ParseIdentity(text)
+	if err != nil {
 		return nil, malformed("no private SSH key of type ed25519 or RSA")
-	case locked.PublicKey == nil:
+	}
+	return &IdentityFile{Identities: []age.Identity{&heldIdentity{inner: id, recipient: sshText(key.PublicKey())}}}, nil
+}
+
+func (p Prompts) parseLockedSSHKey(text []byte, public ssh.PublicKey) (*IdentityFile, error) {
+	if public == nil {
 		return nil, malformed("encrypted SSH key in an old format: convert it with ssh-keygen -p -f FILE")
 	}
-	fingerprint := ssh.FingerprintSHA256(locked.PublicKey)
-	id, err = agessh.NewEncryptedSSHIdentity(locked.PublicKey, text, func() ([]byte, error) {
+	fingerprint := ssh.FingerprintSHA256(public)
+	id, err := agessh.NewEncryptedSSHIdentity(public, text, func() ([]byte, error) {
 		if p.Passphrase == nil {
 			return nil, errors.New("nobody can be asked for it")
 		}
@@ -154,9 +163,14 @@ func (p Prompts) parseSSHKey(text []byte) (*IdentityFile, error) {
 		return []byte(pass), err
 	})
 	if err != nil {
-		return nil, malformed("SSH key of a type that cannot decrypt")
+		return nil, malformed("no private SSH key of type ed25519 or RSA")
 	}
-	return &IdentityFile{Identities: []age.Identity{&loudIdentity{inner: id, what: "SSH key " + fingerprint}}}, nil
+	return &IdentityFile{Identities: []age.Identity{&heldIdentity{inner: id, recipient: sshText(public), loud: "SSH key " + fingerprint}}}, nil
+}
+
+// sshText is a public SSH key as a .pub file has it, without the comment.
+func sshText(public ssh.PublicKey) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(public)))
 }
 
 // rootOf is the root key that the comments of an identity file name.
@@ -182,20 +196,4 @@ func rootOf(text []byte, root ed25519.PublicKey) (ed25519.PublicKey, error) {
 // root key of the repository it is for, so that it opens no other.
 func PinRoot(text []byte, root ed25519.PublicKey) []byte {
 	return fmt.Appendf(nil, "%s %s\n%s", rootPrefix, base64.StdEncoding.EncodeToString(root), text)
-}
-
-// loudIdentity starts a program or asks a person. If that fails, the next
-// identity is tried, and the bundle is not damaged.
-type loudIdentity struct {
-	inner age.Identity
-	what  string
-}
-
-// Unwrap implements age.Identity.
-func (i *loudIdentity) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
-	key, err := i.inner.Unwrap(stanzas)
-	if err != nil && !errors.Is(err, age.ErrIncorrectIdentity) {
-		return nil, fmt.Errorf("%w: %s: %w", ErrLocked, i.what, err)
-	}
-	return key, err
 }

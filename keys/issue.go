@@ -29,7 +29,7 @@ func Generate(repositoryID, name string) (*Bundle, error) {
 	b.Signing.RootSecret = newSecret()
 	b.Signing.Root = publicOf(b.Signing.RootSecret.private())
 	b.Signing.Secret = newSecret()
-	if err := b.certify(NewEntryID(), name, []string{AnyCluster}, time.Now()); err != nil {
+	if err := b.certify(&Certificate{Entry: NewEntryID(), Name: name, Clusters: []string{AnyCluster}, Created: time.Now()}); err != nil {
 		return nil, fmt.Errorf("generate keys: %w", err)
 	}
 	return b, nil
@@ -70,6 +70,10 @@ type IssueOptions struct {
 	Group    string    // "" is the first
 	Clusters []string  // whose snapshots it may write; AnyCluster: all. At least one
 	Created  time.Time // zero: now
+	// Recipients are the texts of those that the bundle will be wrapped for;
+	// empty: only a passphrase. Nobody can wrap it for another, to have
+	// somebody else work with these keys. nil: it may be wrapped for anybody.
+	Recipients []string
 }
 
 // Issue makes the bundle of another entry, with a signing key and a
@@ -105,7 +109,7 @@ func (b *Bundle) Issue(o IssueOptions) (*Bundle, error) {
 	if o.Created.IsZero() {
 		o.Created = time.Now()
 	}
-	if err := c.certify(o.Entry, o.Name, o.Clusters, o.Created); err != nil {
+	if err := c.certify(&Certificate{Entry: o.Entry, Name: o.Name, Clusters: o.Clusters, Created: o.Created, Recipients: digestsOf(o.Recipients)}); err != nil {
 		return nil, fmt.Errorf("make bundle: %w", err)
 	}
 	if o.Role != Owner {
@@ -114,13 +118,12 @@ func (b *Bundle) Issue(o IssueOptions) (*Bundle, error) {
 	return &c, nil
 }
 
-// certify gives b, which must hold the root key's secret, a certificate.
-func (b *Bundle) certify(entry, name string, clusters []string, created time.Time) error {
-	b.Name, b.Created = name, created.UTC().Truncate(time.Second)
-	c := Certificate{
-		Repository: b.Repository, Entry: entry, Name: name, Role: b.Role, Group: b.Group, Clusters: clusters, Created: b.Created,
-		Public: publicOf(b.Signing.Secret.private()), Keys: b.keysDigest(),
-	}
+// certify gives b, which must hold the root key's secret, a certificate that
+// says of its holder what c does.
+func (b *Bundle) certify(c *Certificate) error {
+	b.Name, b.Created = c.Name, c.Created.UTC().Truncate(time.Second)
+	c.Repository, c.Role, c.Group, c.Created = b.Repository, b.Role, b.Group, b.Created
+	c.Public, c.Keys = publicOf(b.Signing.Secret.private()), b.keysDigest()
 	var err error
 	b.Signing.Certificate, err = c.certify(b.Signing.RootSecret.private())
 	return err
@@ -191,7 +194,7 @@ func (b *Bundle) renew(what string, change func(*Bundle) error) (*Bundle, error)
 	if err := change(&c); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	if err := c.certify(old.Entry, old.Name, old.Clusters, old.Created); err != nil {
+	if err := c.certify(old); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return &c, nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +43,7 @@ func Wrap(b *Bundle, recipients ...age.Recipient) ([]byte, error) {
 // ErrLocked if none does (or none was given, or the plugin or the SSH key of
 // one failed), ErrDamaged if the bytes are no age file or were changed,
 // ErrFormat or ErrVersion if what was in them is no bundle of this program,
-// and ErrOrigin if its certificate is not for it.
+// and ErrOrigin if its certificate is not for it, or not for who opened it.
 //
 // That a bundle opens proves that whoever made it knew the recipient's
 // public key, no more, unless CheckRoot knows the repository's root key from
@@ -57,6 +56,9 @@ func Unwrap(data []byte, identities ...age.Identity) (*Bundle, error) {
 		switch {
 		case err == nil:
 			b, err := decodeBundle(plain)
+			if err == nil {
+				err = b.checkHolder(id)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("unwrap key bundle: %w", err)
 			}
@@ -74,20 +76,6 @@ func Unwrap(data []byte, identities ...age.Identity) (*Bundle, error) {
 		failed = ErrLocked
 	}
 	return nil, fmt.Errorf("unwrap key bundle: %w", failed)
-}
-
-// quietFirst has those identities last that start a program or ask a person.
-func quietFirst(ids []age.Identity) []age.Identity {
-	ids = slices.Clone(ids)
-	slices.SortStableFunc(ids, func(a, b age.Identity) int { return loudness(a) - loudness(b) })
-	return ids
-}
-
-func loudness(id age.Identity) int {
-	if _, ok := id.(*loudIdentity); ok {
-		return 1
-	}
-	return 0
 }
 
 // decrypt tries one identity, so that one that cannot be asked (a token that
