@@ -69,7 +69,10 @@ func (r *Repo) list(ctx context.Context, who reader) (*listing, error) {
 			l.segments = append(l.segments, name)
 		}
 	}
-	return l, nil
+	if who == forWriting {
+		l.segments, err = r.believed(ctx, l.segments)
+	}
+	return l, err
 }
 
 // open says whether a session's segments count beside the bases.
@@ -112,7 +115,7 @@ func (r *Repo) void(ctx context.Context, sid string, keys []string) (*outcome, e
 	}
 	o, err := r.outcome(ctx, key)
 	switch {
-	case errors.Is(err, ErrDamaged):
+	case errors.Is(err, ErrDamaged), isForeign(err):
 		return nil, nil // it says nothing of the chunks, which are verified one by one
 	case errors.Is(err, storage.ErrNotExist):
 		return &outcome{}, nil // a prune deleted it, and has said so first: the view is loaded anew

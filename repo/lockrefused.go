@@ -115,7 +115,7 @@ func (p *pruner) mayCount(ctx context.Context) (outcomes, archived []string, err
 	}
 	fetch := func(ctx context.Context, i int) (*outcome, error) {
 		o, err := p.outcome(ctx, outcomes[i])
-		if isLoss(err) || errors.Is(err, storage.ErrNotExist) {
+		if isLoss(err) || isForeign(err) || errors.Is(err, storage.ErrNotExist) {
 			return nil, nil // a run that is not refused tells
 		}
 		return o, err

@@ -110,25 +110,35 @@ func (p *pruner) soundLeaving(ctx context.Context) (map[string]bool, error) {
 	if len(p.parting) == 0 {
 		return sound, nil
 	}
-	placed := index.NewSet(p.survey.chunks)
-	if err := p.view.cache.Survey(p.view.counts, func(id chunk.ID, places []index.Place) error {
-		if k, _ := p.survey.choose(places); k != nil && !k.lost {
+	for _, part := range p.parts {
+		if err := p.soundOf(ctx, part, sound); err != nil {
+			return nil, err
+		}
+	}
+	return sound, nil
+}
+
+// soundOf finds out which of them are so in one trust group.
+func (p *pruner) soundOf(ctx context.Context, m *part, sound map[string]bool) error {
+	placed := index.NewSet(m.chunks)
+	if err := m.view.cache.Survey(m.view.counts, func(id chunk.ID, places []index.Place) error {
+		if k, _ := m.choose(places); k != nil && !k.lost {
 			placed.Add(id)
 		}
 		return nil
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	for _, j := range slices.Concat(p.parting, p.lasting) {
-		if j.Err != nil {
+		if j.Err != nil || j.Group != m.group {
 			continue
 		}
 		whole := true
-		err := p.o.Mark(ctx, p.view, []Commit{j.Commit}, func(id chunk.ID) { whole = whole && placed.Has(id) })
+		err := p.o.Mark(ctx, m.view, []Commit{j.Commit}, func(id chunk.ID) { whole = whole && placed.Has(id) })
 		if err != nil && !errors.As(err, new(*LossError)) {
-			return nil, fmt.Errorf("mark what leaves: %w", err)
+			return fmt.Errorf("mark what leaves: %w", err)
 		}
 		sound[j.key] = whole && err == nil
 	}
-	return sound, nil
+	return nil
 }

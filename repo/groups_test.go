@@ -1,0 +1,560 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/index"
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/pack"
+	"github.com/pgtrove/pgtrove/storage"
+	"github.com/pgtrove/pgtrove/storage/fault"
+)
+
+// grouped is a repository with two trust groups: an owner, and a host in each, a in the first.
+type grouped struct {
+	fixture
+	owner, a, b *Repo
+}
+
+func newGrouped(t *testing.T) *grouped {
+	t.Helper()
+	g := &grouped{fixture: newFixture(t)}
+	first := g.open(t, g.store)
+	owner, err := first.bundle.AddGroup("b")
+	must(t, err)
+	g.owner = g.holder(t, first.config, owner)
+	g.a = g.holder(t, first.config, issue(t, owner, "host-a", keys.Writer, ""))
+	g.b = g.holder(t, first.config, issue(t, owner, "host-b", keys.Writer, "b"))
+	return g
+}
+
+func issue(t *testing.T, owner *keys.Bundle, name string, role keys.Role, group string) *keys.Bundle {
+	t.Helper()
+	b, err := owner.Issue(keys.IssueOptions{Name: name, Role: role, Group: group, Clusters: []string{keys.AnyCluster}})
+	must(t, err)
+	return b
+}
+
+// holder opens the repository with a bundle.
+func (g *grouped) holder(t *testing.T, c Config, b *keys.Bundle) *Repo {
+	t.Helper()
+	c.Params.PackSize = 1 << 20
+	r, err := newRepo(g.store, c, b)
+	must(t, err)
+	return r
+}
+
+// on is the same bundle on another store.
+func (g *grouped) on(t *testing.T, s storage.Store, r *Repo) *Repo {
+	t.Helper()
+	n, err := newRepo(s, r.config, r.bundle)
+	must(t, err)
+	return n
+}
+
+// listed is a snapshot whose chunks a metadata chunk lists, as a listing does.
+type listed struct {
+	sid  string
+	list chunk.ID
+	ids  []chunk.ID
+	data [][]byte
+}
+
+// save backs up pages and bytes, and makes the manifest name a metadata chunk that lists them.
+func save(t *testing.T, r *Repo, cluster, cache string, data [][]byte) (l listed) {
+	t.Helper()
+	o := options()
+	o.Cluster, o.CacheDir = cluster, cache
+	must(t, r.Write(t.Context(), o, func(ctx context.Context, s *Session) error { return l.write(ctx, s, data) }))
+	return l
+}
+
+func (l *listed) write(ctx context.Context, s *Session, data [][]byte) error {
+	*l = listed{sid: s.ID(), data: data}
+	w, err := s.NewWriter()
+	if err != nil {
+		return err
+	}
+	var list []byte
+	for _, b := range data {
+		id, err := w.Bytes(ctx, b)
+		if err != nil {
+			return err
+		}
+		l.ids = append(l.ids, id)
+		list = append(list, id[:]...)
+	}
+	if l.list, err = w.Meta(ctx, list); err != nil {
+		return err
+	}
+	manifest, err := json.Marshal(l.list)
+	if err != nil {
+		return err
+	}
+	return s.Commit(ctx, manifest)
+}
+
+// markLists is the Marker of such snapshots. It reads the lists through the view that it is given.
+func markLists(ctx context.Context, v *View, snapshots []Commit, live func(chunk.ID)) error {
+	for _, c := range snapshots {
+		var list chunk.ID
+		if err := json.Unmarshal(c.Manifest, &list); err != nil {
+			return err
+		}
+		live(list)
+		b, err := v.MetaChunk(ctx, list)
+		if isLoss(err) {
+			return &LossError{Losses: []error{err}}
+		}
+		if err != nil {
+			return err
+		}
+		for id := range slices.Chunk(b, chunk.IDSize) {
+			live(chunk.ID(id))
+		}
+	}
+	return nil
+}
+
+func pruningLists(cache string) PruneOptions {
+	o := pruning()
+	o.Mark, o.CacheDir = markLists, cache
+	return o
+}
+
+// restores reads everything of a snapshot.
+func restores(t *testing.T, r *Repo, cache string, l listed) {
+	t.Helper()
+	v, err := r.OpenView(t.Context(), cache, "main")
+	must(t, err)
+	defer func() { must(t, v.Close()) }()
+	must(t, v.IndexDamage())
+	if _, err := v.MetaChunk(t.Context(), l.list); err != nil {
+		t.Fatalf("listing of %s: %v", l.sid, err)
+	}
+	for i, id := range l.ids {
+		if got, err := readChunk(t.Context(), v, id); err != nil || !bytes.Equal(got, l.data[i]) {
+			t.Fatalf("chunk %d of %s: %v", i, l.sid, err)
+		}
+	}
+}
+
+func TestHostsOfTwoGroupsShareNothing(t *testing.T) {
+	g := newGrouped(t)
+	data := pieces(80, 40)
+	a := save(t, g.a, "one", "", data)
+	alone, files := packBytes(t, g.store), len(list(t, g.store, packsPrefix))
+	b := save(t, g.b, "two", "", data)
+	if n, bytes := len(list(t, g.store, packsPrefix)), packBytes(t, g.store); n != 2*files || bytes < alone*199/100 {
+		t.Errorf("%d packs of %d bytes, and with the second group's %d of %d", files, alone, n, bytes)
+	}
+	for i, id := range append(slices.Clone(b.ids), b.list) {
+		if slices.Contains(a.ids, id) || id == a.list {
+			t.Errorf("chunk %d is called the same in both groups", i)
+		}
+	}
+	again := save(t, g.a, "three", "", data) // a host of the same group
+	if !slices.Equal(again.ids, a.ids) || len(packsOf(t, g.store, again.sid)) > 0 {
+		t.Errorf("another cluster of the same group stored %v", packsOf(t, g.store, again.sid))
+	}
+	// To an owner everything is there, but what he backs up himself is his group's.
+	restores(t, g.owner, "", a)
+	restores(t, g.owner, "", b)
+	own := save(t, g.owner, "two", "", data)
+	if !slices.Equal(own.ids, a.ids) || len(packsOf(t, g.store, own.sid)) > 0 {
+		t.Errorf("an owner of the first group stored %v", packsOf(t, g.store, own.sid))
+	}
+}
+
+// A host with its keys, the whole repository and a cache.
+func TestAHostOpensNothingOfAnotherGroup(t *testing.T) {
+	g := newGrouped(t)
+	data := pieces(81, 20)
+	for _, pruned := range []bool{false, true} {
+		a, b := save(t, g.a, "one", "", data), save(t, g.b, "two", "", data)
+		wal := map[*Repo]string{g.a: "wal/one/1/00000001/000000010000000000000001", g.b: "wal/two/1/00000001/000000010000000000000001"}
+		for r, key := range wal {
+			_, err := r.PutArchive(t.Context(), key, []byte("header"), []byte("content"))
+			must(t, err)
+		}
+		if pruned {
+			prune(t, g.owner, pruningLists(""))
+		}
+		for r, x := range map[*Repo]struct{ own, others listed }{g.a: {a, b}, g.b: {b, a}} {
+			foreign := opensOf(t, g, r)
+			want := []string{"snapshots/", "packs/", "wal/", "index/"}
+			if pruned {
+				want[3] = "base/"
+			}
+			for _, prefix := range want {
+				if foreign[prefix] == 0 {
+					t.Errorf("pruned %v: nothing below %s was left unopened: %v", pruned, prefix, foreign)
+				}
+			}
+			if got := commitsOf(t, r); !slices.Contains(got, x.own.sid) || slices.Contains(got, x.others.sid) {
+				t.Errorf("pruned %v: its snapshots: %v", pruned, got)
+			}
+			v := openView(t, r, t.TempDir())
+			must(t, v.IndexDamage())
+			for _, id := range append(slices.Clone(x.others.ids), x.others.list) {
+				if _, err := v.Locate(id); !errors.Is(err, ErrMissing) {
+					t.Errorf("pruned %v: chunk of the other group: %v", pruned, err)
+				}
+			}
+			if _, err := v.Locate(x.own.list); err != nil {
+				t.Error(err)
+			}
+			must(t, v.Close())
+			must(t, r.CheckIndex(t.Context(), nil))
+		}
+	}
+}
+
+// opensOf tries all objects and says of how many, by the first part of their names, nothing opens. What the group of r wrote must open.
+func opensOf(t *testing.T, g *grouped, r *Repo) map[string]int {
+	t.Helper()
+	foreign := map[string]int{}
+	for _, key := range list(t, g.store, "") {
+		prefix, _, _ := strings.Cut(key, "/")
+		if prefix == configKey || prefix == "keys" {
+			continue
+		}
+		open := func(r *Repo) error {
+			switch prefix {
+			case "packs":
+				_, err := r.packDigests(t.Context(), key, 0)
+				return err
+			case "wal":
+				_, _, err := r.ArchiveHeader(t.Context(), key)
+				return err
+			}
+			_, err := r.Payload(t.Context(), key)
+			return err
+		}
+		must(t, open(g.owner))
+		inA, inB := open(g.a), open(g.b)
+		if prefix == "sessions" || prefix == "gc" || strings.HasPrefix(key, snapshotsPrefix+pruneCluster) {
+			must(t, errors.Join(inA, inB))
+			continue
+		}
+		if (inA == nil) == (inB == nil) {
+			t.Errorf("%s: %v, in the other group %v", key, inA, inB)
+		}
+		if err := open(r); err != nil {
+			foreign[prefix+"/"]++
+			if wrong := !errors.Is(err, keys.ErrForeign); wrong && prefix != "packs" && prefix != "wal" {
+				t.Errorf("%s: %v", key, err)
+			}
+		}
+	}
+	return foreign
+}
+
+func commitsOf(t *testing.T, r *Repo) (sids []string) {
+	t.Helper()
+	must(t, r.Commits(t.Context(), "", func(c Commit) error {
+		if c.Err != nil {
+			t.Errorf("%s: %v", c.ID, c.Err)
+		}
+		sids = append(sids, c.ID)
+		return nil
+	}))
+	return sids
+}
+
+// A host of b knows, from somewhere, what chunks and packs of a are called, and says of all of them that they stand elsewhere: chunks in a pack of its own,
+// and packs with something else in them.
+func TestWhatAnotherGroupSaysOfItsChunksIsBelievedByNobody(t *testing.T) {
+	g := newGrouped(t)
+	data := pieces(82, 40)
+	gone, stays := save(t, g.a, "one", "", data[:30]), save(t, g.a, "one", "", data[20:])
+	cache := t.TempDir()
+	evil := poison(t, g, append(append(slices.Clone(gone.ids), stays.ids...), gone.list, stays.list), list(t, g.store, packsPrefix))
+
+	restoresAs(t, g.owner, g.a, cache, stays)
+	restores(t, of(t, g.owner, "one", stays), cache, stays)
+	// Who backs up refers to what his own group says, whoever he is.
+	again := save(t, g.owner, "one", cache, data[20:])
+	if n := packsOf(t, g.store, again.sid); len(n) > 0 {
+		t.Errorf("it stored again what its group has: %v", n)
+	}
+	must(t, g.owner.Forget(t.Context(), gone.sid))
+	must(t, g.owner.Forget(t.Context(), again.sid))
+	for range 4 {
+		report := prune(t, g.owner, pruningLists(cache))
+		if len(report.Damage) > 0 {
+			t.Fatalf("%v", report.Damage)
+		}
+		restoresAs(t, g.owner, g.a, cache, stays)
+		restores(t, of(t, g.owner, "one", stays), cache, stays)
+	}
+	fresh := save(t, g.a, "one", cache, data[20:])
+	if n := packsOf(t, g.store, fresh.sid); len(n) > 0 {
+		t.Errorf("a's index lost what it had: %v", n)
+	}
+	if _, err := g.store.Get(t.Context(), evil, storage.Range{Len: 1}, nil); err != nil {
+		t.Error(err) // the packs of the other group's snapshot are its own affair
+	}
+}
+
+// poison commits a snapshot of b's whose segment names these chunks in a pack that has none of them, and these packs. It gives the pack.
+func poison(t *testing.T, g *grouped, ids []chunk.ID, packs []string) (key string) {
+	t.Helper()
+	o := options()
+	o.Cluster = "two"
+	must(t, g.b.Write(t.Context(), o, func(ctx context.Context, s *Session) error {
+		var own listed
+		w, err := s.NewWriter()
+		if err != nil {
+			return err
+		}
+		id, err := w.Bytes(ctx, pieces(83, 1)[0])
+		if err != nil {
+			return err
+		}
+		if own.list, err = w.Meta(ctx, bytes.Join([][]byte{id[:], bytesOf(ids)}, nil)); err != nil {
+			return err
+		}
+		if err := s.Flush(ctx); err != nil {
+			return err
+		}
+		key = packsOf(t, g.store, s.ID())[0]
+		seg := &index.Segment{}
+		for _, name := range append(packs, key) {
+			b, err := g.store.Get(ctx, name, storage.Range{}, nil)
+			if err != nil {
+				return err
+			}
+			p := index.Pack{Key: name, Size: int64(len(b))}
+			p.Kind, p.Sessions = pack.Data, []pack.Session{{SID: s.ID(), Encapsulation: s.sealer.Encapsulation()}}
+			for i, id := range ids {
+				p.Entries = append(p.Entries, pack.Entry{ID: id, Offset: uint32(8 + i*10), Sealed: 10, Plain: 64 << 10, Nonce: uint64(i)})
+			}
+			seg.Packs = append(seg.Packs, p)
+		}
+		if err := g.b.putSegment(ctx, s.segmentKey(7), seg); err != nil {
+			return err
+		}
+		manifest, err := json.Marshal(own.list)
+		if err != nil {
+			return err
+		}
+		return s.Commit(ctx, manifest)
+	}))
+	return key
+}
+
+func bytesOf(ids []chunk.ID) (b []byte) {
+	for _, id := range ids {
+		b = append(b, id[:]...)
+	}
+	return b
+}
+
+func TestAnOwnerPrunesAllGroupsAndTheyGoOn(t *testing.T) {
+	g := newGrouped(t)
+	data := pieces(84, 48)
+	caches := map[*Repo]string{g.a: t.TempDir(), g.b: t.TempDir(), g.owner: t.TempDir()}
+	old, kept := map[*Repo]listed{}, map[*Repo]listed{}
+	for r, cluster := range map[*Repo]string{g.a: "one", g.b: "two"} {
+		old[r] = save(t, r, cluster, caches[r], data[:32])
+		kept[r] = save(t, r, cluster, caches[r], data[28:])
+	}
+	all := packBytes(t, g.store)
+	for _, l := range old {
+		must(t, g.owner.Forget(t.Context(), l.sid))
+	}
+	repacked := 0
+	for range 4 {
+		report := prune(t, g.owner, pruningLists(caches[g.owner]))
+		if repacked += report.Repacked.Packs; len(report.Damage) > 0 {
+			t.Fatalf("%v", report.Damage)
+		}
+		for r, l := range kept {
+			restores(t, g.owner, caches[g.owner], l)
+			restoresAs(t, g.owner, r, caches[r], l)
+		}
+	}
+	if left := packBytes(t, g.store); repacked < 2 || left > all*2/3 {
+		t.Errorf("%d packs were repacked, of %d bytes %d are left", repacked, all, left)
+	}
+	run, err := g.a.newestRun(t.Context())
+	must(t, err)
+	groups := map[string]bool{}
+	for _, ref := range run.Bases {
+		groups[ref.Group] = true
+	}
+	if len(groups) != 2 || groups[""] {
+		t.Errorf("shards of the groups %v", slices.Collect(maps.Keys(groups)))
+	}
+	for r, l := range kept {
+		next := save(t, r, "more", caches[r], l.data)
+		if n := packsOf(t, g.store, next.sid); len(n) > 0 {
+			t.Errorf("after the prune it stored again: %v", n)
+		}
+	}
+	// The index made anew has both, each for itself.
+	for _, key := range list(t, g.store, basePrefix) {
+		must(t, g.store.Delete(t.Context(), key))
+	}
+	rebuild(t, g.owner)
+	for r, l := range kept {
+		restoresAs(t, g.owner, r, caches[r], l)
+		if v := openView(t, r, caches[r]); v.IndexDamage() != nil || len(v.foreign) == 0 {
+			t.Errorf("%v, foreign: %v", v.IndexDamage(), v.foreign)
+		} else {
+			must(t, v.Close())
+		}
+	}
+}
+
+// of is the repository as who made a snapshot sees it.
+func of(t *testing.T, r *Repo, cluster string, l listed) *Repo {
+	t.Helper()
+	one, err := r.Of(t.Context(), cluster, l.sid)
+	must(t, err)
+	return one
+}
+
+// restoresAs reads everything of a snapshot that the group of a host has, with an owner's key to the contents.
+func restoresAs(t *testing.T, owner, host *Repo, cache string, l listed) {
+	t.Helper()
+	alone, err := owner.as(host.bundle.Group)
+	must(t, err)
+	b := *alone.bundle
+	b.Others = nil
+	b.Role = keys.Writer // does not have all
+	r, err := newRepo(owner.store, owner.config, &b)
+	must(t, err)
+	restores(t, r, cache, l)
+}
+
+func TestWhoLacksAGroupPrunesAndRebuildsNothing(t *testing.T) {
+	for what, before := range map[string]func(t *testing.T, g *grouped){
+		"unpruned": func(*testing.T, *grouped) {},
+		"pruned":   func(t *testing.T, g *grouped) { prune(t, g.owner, pruningLists("")) },
+		"only the other's snapshot": func(t *testing.T, g *grouped) {
+			for _, key := range list(t, g.store, indexPrefix) {
+				must(t, g.store.Delete(t.Context(), key))
+			}
+		},
+	} {
+		g := newGrouped(t)
+		save(t, g.a, "one", "", pieces(85, 4))
+		b := save(t, g.b, "two", "", pieces(85, 4))
+		before(t, g)
+		names := list(t, g.store, "")
+		for range 2 {
+			if _, err := g.a.Prune(t.Context(), pruningLists("")); !errors.Is(err, keys.ErrRole) {
+				t.Errorf("%s: prune: %v", what, err)
+			}
+			if _, err := g.a.Rebuild(t.Context(), rebuilding()); !errors.Is(err, keys.ErrRole) {
+				t.Errorf("%s: rebuild: %v", what, err)
+			}
+		}
+		if now := list(t, g.store, ""); !slices.Equal(now, names) {
+			t.Errorf("%s: before %v, after %v", what, names, now)
+		}
+		if err := g.a.Pin(t.Context(), b.sid); !errors.Is(err, ErrNotCounted) {
+			t.Errorf("%s: pin of another group's: %v", what, err)
+		}
+	}
+}
+
+// Nobody but an owner ever needs a secret half.
+func TestAWriterKeepsARepositoryOfOneGroup(t *testing.T) {
+	f := newFixture(t)
+	owner := f.open(t, f.store)
+	g := &grouped{fixture: f, owner: owner}
+	r := g.holder(t, owner.config, issue(t, owner.bundle, "host", keys.Writer, ""))
+	data, cache := pieces(86, 60), t.TempDir()
+	runs := makeRuns(r, 87, 40)
+	_, killed := kill(t, f, options(), 2, writing(runs)) // an owner's session, of the same group
+	old := save(t, r, "main", cache, data[:40])
+	some := slices.Concat(data[:3], data[40:])
+	kept := save(t, r, "main", cache, some)
+	o := options()
+	o.CacheDir = cache
+	must(t, r.Write(t.Context(), o, func(ctx context.Context, s *Session) error { return writing(runs)(ctx, s) }))
+
+	must(t, r.Forget(t.Context(), kept.sid))
+	must(t, r.Unforget(t.Context(), kept.sid))
+	must(t, r.Forget(t.Context(), old.sid))
+	repacked := 0
+	for i := range 4 {
+		o := pruningLists(cache)
+		o.Now = func() time.Time { return pruning().Now().Add(48 * time.Hour) } // whoever was killed is dead by then
+		report := prune(t, r, o)
+		if repacked += report.Repacked.Packs; len(report.Damage) > 0 {
+			t.Fatalf("%v", report.Damage)
+		}
+		if i == 1 {
+			for _, key := range list(t, f.store, basePrefix) {
+				must(t, f.store.Delete(t.Context(), key))
+			}
+			rebuild(t, r)
+		}
+	}
+	if repacked == 0 || len(killed) == 0 {
+		t.Errorf("%d packs were repacked", repacked)
+	}
+	restores(t, owner, "", kept)
+	next := save(t, r, "main", cache, some)
+	if n := packsOf(t, f.store, next.sid); len(n) > 0 {
+		t.Errorf("stored again: %v", n)
+	}
+	v := openView(t, r, cache)
+	loc, err := v.Locate(kept.ids[0])
+	must(t, err)
+	sealed, err := v.ReadPack(t.Context(), loc.Pack, int64(loc.Offset), int64(loc.Sealed), nil)
+	must(t, err)
+	if _, err := v.OpenChunk(nil, loc, sealed); !errors.Is(err, keys.ErrRole) {
+		t.Errorf("a writer opens a chunk: %v", err)
+	}
+	must(t, v.Close())
+}
+
+// One host on which keys of several kinds are used, each with a cache of its own.
+func TestACacheIsForOneSetOfGroups(t *testing.T) {
+	g := newGrouped(t)
+	cache := t.TempDir()
+	a, b := save(t, g.a, "main", cache, pieces(88, 8)), save(t, g.b, "main", cache, pieces(88, 8))
+	reads := 0
+	counting := fault.New(g.store, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Get && (strings.HasPrefix(op.Key, indexPrefix) || strings.HasPrefix(op.Key, basePrefix)) {
+			reads++
+		}
+		return fault.Action{}
+	})
+	look := func(want map[*Repo]int) {
+		t.Helper()
+		for r, n := range want {
+			reads = 0
+			v := openView(t, g.on(t, counting, r), cache)
+			for _, l := range []listed{a, b} {
+				_, err := v.Locate(l.list)
+				if sees := r == g.owner || (r == g.a) == (l.sid == a.sid); sees != (err == nil) {
+					t.Errorf("%s sees %v, and looks it up: %v", r.bundle.Name, sees, err)
+				}
+			}
+			must(t, v.Close())
+			if reads != n {
+				t.Errorf("%s read %d parts of the index, want %d", r.bundle.Name, reads, n)
+			}
+		}
+	}
+	look(map[*Repo]int{g.a: 1, g.b: 0, g.owner: 2}) // b has seen a's segment when it backed up
+	look(map[*Repo]int{g.a: 0, g.b: 0, g.owner: 0})
+	prune(t, g.owner, pruningLists(""))
+	look(map[*Repo]int{g.a: 1, g.b: 1, g.owner: 2}) // whose a shard is the run says
+	look(map[*Repo]int{g.a: 0, g.b: 0, g.owner: 0})
+}
