@@ -121,6 +121,9 @@ func (c *checkup) recovery(ctx context.Context) error {
 	for _, err := range catalog.damaged {
 		c.add("snapshots", statusProblem, "run `pgtrove verify`", "%v", err)
 	}
+	for _, s := range catalog.refused {
+		c.add("snapshots", statusProblem, "find out who wrote it: that host may be in wrong hands (`pgtrove key remove`). Then `pgtrove forget "+s.id+"`", "refused: %v", s.err)
+	}
 	k := archiveKey{c.name, c.cluster.Info().SystemID}
 	for _, m := range catalog.snapshots {
 		if archiveOf(m) == k {

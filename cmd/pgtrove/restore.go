@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/restore"
 	"github.com/pgtrove/pgtrove/snapshot"
@@ -127,6 +128,9 @@ func (a *app) restore(ctx context.Context, o *restoreOptions) error {
 	if err != nil {
 		return err
 	}
+	if r.Role() != keys.Owner && !o.local.list && !o.local.dryRun {
+		return a.lacksRole(r, "restore", "opens no backup", "restore with an owner's identity, which need not be on this host: --key-file FILE. --dry-run and --list work with this key")
+	}
 	choice, err := a.choose(ctx, r, o)
 	if err != nil {
 		return err
@@ -208,6 +212,7 @@ func (a *app) choose(ctx context.Context, r *repo.Repo, o *restoreOptions) (*res
 	for _, err := range catalog.damaged {
 		a.out.warn("%v", err)
 	}
+	a.warnRefused(catalog)
 	given, cluster, err := a.givenSnapshot(catalog, o.snapshot)
 	if err != nil {
 		return nil, err
