@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/storage"
@@ -108,6 +109,36 @@ func (r *Repo) mayCommit(ctx context.Context, o SessionOptions) error {
 	}
 	why, err := r.objection(ctx, ring, by, o.Cluster, o.Host, func([]vouched) bool { return false })
 	return errors.Join(why, err)
+}
+
+// believed leaves out the index segments of sessions that keys have signed which are removed: what they say of chunks no writer goes by any more. Where no key is
+// removed it reads nothing. What cannot be read is left to who loads it.
+func (r *Repo) believed(ctx context.Context, names []string) ([]string, error) {
+	if !r.signed() {
+		return names, nil
+	}
+	ring, err := r.keyring(ctx)
+	if err != nil || len(ring.removed) == 0 {
+		return names, err
+	}
+	believed := make([]string, 0, len(names))
+	fetch := func(ctx context.Context, i int) (bool, error) {
+		if !strings.HasPrefix(names[i], indexPrefix) { // a base is what a run has made of what counted
+			return true, nil
+		}
+		o, err := r.getOpened(ctx, kindIndex, names[i])
+		if errors.Is(err, storage.ErrNotExist) || unbelievable(err) {
+			return true, nil
+		}
+		return err == nil && ring.removed[o.by.Entry] == nil, err
+	}
+	err = inOrder(ctx, len(names), fetch, func(i int, ok bool) error {
+		if ok {
+			believed = append(believed, names[i])
+		}
+		return nil
+	})
+	return believed, err
 }
 
 // confirmKey makes sure that the session's key was not removed before the commit: an owner says first that it is being removed, then looks which of its
