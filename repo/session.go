@@ -427,7 +427,7 @@ func (s *Session) writeSegment(ctx context.Context, segment *index.Segment, n in
 	if !named {
 		return nil
 	}
-	if err := s.view.cache.Finish(number, key); err != nil {
+	if err := s.view.finish(number, key); err != nil {
 		return fmt.Errorf("note index segment: %w", err)
 	}
 	return nil
