@@ -1,0 +1,270 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/pgtrove/pgtrove/chunk"
+	"github.com/pgtrove/pgtrove/index"
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/pack"
+	"github.com/pgtrove/pgtrove/storage"
+)
+
+// A host of b knows, from somewhere, what chunks and packs of a are called, and says of all of them that they stand elsewhere: chunks in a pack of its own,
+// and packs with something else in them.
+func TestWhatAnotherGroupSaysOfItsChunksIsBelievedByNobody(t *testing.T) {
+	g := newGrouped(t)
+	data := pieces(82, 40)
+	gone, stays := save(t, g.a, "one", "", data[:30]), save(t, g.a, "one", "", data[20:])
+	cache := t.TempDir()
+	evil := poison(t, g, append(append(slices.Clone(gone.ids), stays.ids...), gone.list, stays.list), list(t, g.store, packsPrefix))
+
+	restoresAs(t, g.owner, g.a, cache, stays)
+	restores(t, of(t, g.owner, "one", stays), cache, stays)
+	// Who backs up refers to what his own group says, whoever he is.
+	again := save(t, g.owner, "one", cache, data[20:])
+	if n := packsOf(t, g.store, again.sid); len(n) > 0 {
+		t.Errorf("it stored again what its group has: %v", n)
+	}
+	must(t, g.owner.Forget(t.Context(), gone.sid))
+	must(t, g.owner.Forget(t.Context(), again.sid))
+	for range 4 {
+		report := prune(t, g.owner, pruningLists(cache))
+		if len(report.Damage) > 0 {
+			t.Fatalf("%v", report.Damage)
+		}
+		restoresAs(t, g.owner, g.a, cache, stays)
+		restores(t, of(t, g.owner, "one", stays), cache, stays)
+	}
+	fresh := save(t, g.a, "one", cache, data[20:])
+	if n := packsOf(t, g.store, fresh.sid); len(n) > 0 {
+		t.Errorf("a's index lost what it had: %v", n)
+	}
+	if _, err := g.store.Get(t.Context(), evil, storage.Range{Len: 1}, nil); err != nil {
+		t.Error(err) // the packs of the other group's snapshot are its own affair
+	}
+}
+
+// poison commits a snapshot of b's whose segment names these chunks in a pack that has none of them, and these packs. It gives the pack.
+func poison(t *testing.T, g *grouped, ids []chunk.ID, packs []string) (key string) {
+	t.Helper()
+	o := options()
+	o.Cluster = "two"
+	must(t, g.b.Write(t.Context(), o, func(ctx context.Context, s *Session) error {
+		var own listed
+		w, err := s.NewWriter()
+		if err != nil {
+			return err
+		}
+		id, err := w.Bytes(ctx, pieces(83, 1)[0])
+		if err != nil {
+			return err
+		}
+		if own.list, err = w.Meta(ctx, bytes.Join([][]byte{id[:], bytesOf(ids)}, nil)); err != nil {
+			return err
+		}
+		if err := s.Flush(ctx); err != nil {
+			return err
+		}
+		key = packsOf(t, g.store, s.ID())[0]
+		seg := &index.Segment{}
+		for _, name := range append(packs, key) {
+			b, err := g.store.Get(ctx, name, storage.Range{}, nil)
+			if err != nil {
+				return err
+			}
+			p := index.Pack{Key: name, Size: int64(len(b))}
+			p.Kind, p.Sessions = pack.Data, []pack.Session{{SID: s.ID(), Encapsulation: s.sealer.Encapsulation()}}
+			for i, id := range ids {
+				p.Entries = append(p.Entries, pack.Entry{ID: id, Offset: uint32(8 + i*10), Sealed: 10, Plain: 64 << 10, Nonce: uint64(i)})
+			}
+			seg.Packs = append(seg.Packs, p)
+		}
+		if err := g.b.putSegment(ctx, s.segmentKey(7), seg); err != nil {
+			return err
+		}
+		manifest, err := json.Marshal(own.list)
+		if err != nil {
+			return err
+		}
+		return s.Commit(ctx, manifest)
+	}))
+	return key
+}
+
+func bytesOf(ids []chunk.ID) (b []byte) {
+	for _, id := range ids {
+		b = append(b, id[:]...)
+	}
+	return b
+}
+
+func TestAnOwnerPrunesAllGroupsAndTheyGoOn(t *testing.T) {
+	g := newGrouped(t)
+	data := pieces(84, 48)
+	caches := map[*Repo]string{g.a: t.TempDir(), g.b: t.TempDir(), g.owner: t.TempDir()}
+	old, kept := map[*Repo]listed{}, map[*Repo]listed{}
+	for r, cluster := range map[*Repo]string{g.a: "one", g.b: "two"} {
+		old[r] = save(t, r, cluster, caches[r], data[:32])
+		kept[r] = save(t, r, cluster, caches[r], data[28:])
+	}
+	all := packBytes(t, g.store)
+	for _, l := range old {
+		must(t, g.owner.Forget(t.Context(), l.sid))
+	}
+	repacked := 0
+	for range 4 {
+		report := prune(t, g.owner, pruningLists(caches[g.owner]))
+		if repacked += report.Repacked.Packs; len(report.Damage) > 0 {
+			t.Fatalf("%v", report.Damage)
+		}
+		for r, l := range kept {
+			restores(t, g.owner, caches[g.owner], l)
+			restoresAs(t, g.owner, r, caches[r], l)
+		}
+	}
+	if left := packBytes(t, g.store); repacked < 2 || left > all*2/3 {
+		t.Errorf("%d packs were repacked, of %d bytes %d are left", repacked, all, left)
+	}
+	run, err := g.a.newestRun(t.Context())
+	must(t, err)
+	groups := map[string]bool{}
+	for _, ref := range run.Bases {
+		groups[ref.Group] = true
+	}
+	if len(groups) != 2 || groups[""] {
+		t.Errorf("shards of the groups %v", slices.Collect(maps.Keys(groups)))
+	}
+	for r, l := range kept {
+		next := save(t, r, "more", caches[r], l.data)
+		if n := packsOf(t, g.store, next.sid); len(n) > 0 {
+			t.Errorf("after the prune it stored again: %v", n)
+		}
+	}
+	// The index made anew has both, each for itself.
+	for _, key := range list(t, g.store, basePrefix) {
+		must(t, g.store.Delete(t.Context(), key))
+	}
+	rebuild(t, g.owner)
+	for r, l := range kept {
+		restoresAs(t, g.owner, r, caches[r], l)
+		if v := openView(t, r, caches[r]); v.IndexDamage() != nil || len(v.foreign) == 0 {
+			t.Errorf("%v, foreign: %v", v.IndexDamage(), v.foreign)
+		} else {
+			must(t, v.Close())
+		}
+	}
+}
+
+// of is the repository as who made a snapshot sees it.
+func of(t *testing.T, r *Repo, cluster string, l listed) *Repo {
+	t.Helper()
+	one, err := r.Of(t.Context(), cluster, l.sid)
+	must(t, err)
+	return one
+}
+
+// restoresAs reads everything of a snapshot that the group of a host has, with an owner's key to the contents.
+func restoresAs(t *testing.T, owner, host *Repo, cache string, l listed) {
+	t.Helper()
+	alone, err := owner.as(host.bundle.Group)
+	must(t, err)
+	b := *alone.bundle
+	b.Others = nil
+	b.Role = keys.Writer // does not have all
+	r, err := newRepo(owner.store, owner.config, &b)
+	must(t, err)
+	restores(t, r, cache, l)
+}
+
+func TestWhoLacksAGroupPrunesAndRebuildsNothing(t *testing.T) {
+	for what, before := range map[string]func(t *testing.T, g *grouped){
+		"unpruned": func(*testing.T, *grouped) {},
+		"pruned":   func(t *testing.T, g *grouped) { prune(t, g.owner, pruningLists("")) },
+		"only the other's snapshot": func(t *testing.T, g *grouped) {
+			for _, key := range list(t, g.store, indexPrefix) {
+				must(t, g.store.Delete(t.Context(), key))
+			}
+		},
+	} {
+		g := newGrouped(t)
+		save(t, g.a, "one", "", pieces(85, 4))
+		b := save(t, g.b, "two", "", pieces(85, 4))
+		before(t, g)
+		names := list(t, g.store, "")
+		for range 2 {
+			if _, err := g.a.Prune(t.Context(), pruningLists("")); !errors.Is(err, keys.ErrRole) {
+				t.Errorf("%s: prune: %v", what, err)
+			}
+			if _, err := g.a.Rebuild(t.Context(), rebuilding()); !errors.Is(err, keys.ErrRole) {
+				t.Errorf("%s: rebuild: %v", what, err)
+			}
+		}
+		if now := list(t, g.store, ""); !slices.Equal(now, names) {
+			t.Errorf("%s: before %v, after %v", what, names, now)
+		}
+		if err := g.a.Pin(t.Context(), b.sid); !errors.Is(err, ErrNotCounted) {
+			t.Errorf("%s: pin of another group's: %v", what, err)
+		}
+	}
+}
+
+// Nobody but an owner ever needs a secret half.
+func TestAWriterKeepsARepositoryOfOneGroup(t *testing.T) {
+	f := newFixture(t)
+	owner := f.open(t, f.store)
+	g := &grouped{fixture: f, owner: owner}
+	r := g.holder(t, owner.config, issue(t, owner.bundle, "host", keys.Writer, ""))
+	data, cache := pieces(86, 60), t.TempDir()
+	runs := makeRuns(r, 87, 40)
+	_, killed := kill(t, f, options(), 2, writing(runs)) // an owner's session, of the same group
+	old := save(t, r, "main", cache, data[:40])
+	some := slices.Concat(data[:3], data[40:])
+	kept := save(t, r, "main", cache, some)
+	o := options()
+	o.CacheDir = cache
+	must(t, r.Write(t.Context(), o, func(ctx context.Context, s *Session) error { return writing(runs)(ctx, s) }))
+
+	must(t, r.Forget(t.Context(), kept.sid))
+	must(t, r.Unforget(t.Context(), kept.sid))
+	must(t, r.Forget(t.Context(), old.sid))
+	repacked := 0
+	for i := range 4 {
+		o := pruningLists(cache)
+		o.Now = func() time.Time { return pruning().Now().Add(48 * time.Hour) } // whoever was killed is dead by then
+		report := prune(t, r, o)
+		if repacked += report.Repacked.Packs; len(report.Damage) > 0 {
+			t.Fatalf("%v", report.Damage)
+		}
+		if i == 1 {
+			for _, key := range list(t, f.store, basePrefix) {
+				must(t, f.store.Delete(t.Context(), key))
+			}
+			rebuild(t, r)
+		}
+	}
+	if repacked == 0 || len(killed) == 0 {
+		t.Errorf("%d packs were repacked", repacked)
+	}
+	restores(t, owner, "", kept)
+	next := save(t, r, "main", cache, some)
+	if n := packsOf(t, f.store, next.sid); len(n) > 0 {
+		t.Errorf("stored again: %v", n)
+	}
+	v := openView(t, r, cache)
+	loc, err := v.Locate(kept.ids[0])
+	must(t, err)
+	sealed, err := v.ReadPack(t.Context(), loc.Pack, int64(loc.Offset), int64(loc.Sealed), nil)
+	must(t, err)
+	if _, err := v.OpenChunk(nil, loc, sealed); !errors.Is(err, keys.ErrRole) {
+		t.Errorf("a writer opens a chunk: %v", err)
+	}
+	must(t, v.Close())
+}
