@@ -140,6 +140,10 @@ func parseCertificate(root ed25519.PublicKey, signed []byte) (*Certificate, erro
 	if err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
+	return decodeCertificate(statement)
+}
+
+func decodeCertificate(statement []byte) (*Certificate, error) {
 	var w certificateJSON
 	if err := json.Unmarshal(statement, &w); err != nil {
 		return nil, malformed("certificate is no JSON object of its kind")

@@ -54,12 +54,13 @@ func (b *Bundle) validateSigning() error {
 }
 
 // Certificate is the bundle's own certificate; nil if nothing is signed in
-// its repository.
+// its repository. That the root key has signed it Validate has seen.
 func (b *Bundle) Certificate() *Certificate {
-	if !b.signed() {
+	n := len(b.Signing.Certificate) - ed25519.SignatureSize
+	if !b.signed() || n < 0 {
 		return nil
 	}
-	c, err := parseCertificate(b.Signing.Root, b.Signing.Certificate)
+	c, err := decodeCertificate(b.Signing.Certificate[:n])
 	if err != nil {
 		return nil // of a bundle that Validate refuses
 	}
