@@ -106,7 +106,7 @@ func work() []kind {
 		{"names of packs (SHA-256)", []string{"crypto/sha256", "fips140/sha256"}},
 		{"sealing (AES-GCM, XChaCha20)", []string{"fips140/aes", "crypto/aes", "chacha20poly1305", "crypto/hpke"}},
 		{"page checksums", []string{"pg.PageChecksum", "pgsource.(*Verifier)"}},
-		{"cutting", []string{"restic/chunker", "chunk.(*PageCutter)", "chunk.(*StreamCutter)"}},
+		{"cutting", []string{"restic/chunker", "chunk.(*PageCutter)", "chunk.(*StreamCutter)", "chunk.(*scan)"}},
 		{"index and cache (Badger)", []string{"dgraph-io", "pgtrove/index"}},
 		{"reading", []string{"pgsource.(*Content)", "pgsource.(*File)"}},
 		{"writing packs", []string{"storage/fs", "internal/durable"}},
