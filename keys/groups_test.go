@@ -87,39 +87,6 @@ func TestTagsNameKeysAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestOwnerSealsForAnotherGroup(t *testing.T) {
-	owner := withGroup(t, generate(t), "b")
-	m := metaOf(t, owner)
-	as, err := m.As("b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	inB := metaOf(t, issue(t, owner, IssueOptions{Name: "db2", Role: Writer, Group: "b"}))
-	if as.Tag() != inB.Tag() || as.CommonTag() != m.CommonTag() || m.Tag() == as.Tag() {
-		t.Error("tags")
-	}
-	sealed := as.Seal(nil, []byte("plain"), nil)
-	for name, r := range map[string]*Meta{"a member": inB, "the owner": m, "itself": as} {
-		if got, group, _, err := r.OpenTagged(nil, as.Tag(), sealed, nil); err != nil || string(got) != "plain" || group != "b" {
-			t.Errorf("%s: %q of %q, %v", name, got, group, err)
-		}
-	}
-	if back, err := as.As(""); err != nil || back.Tag() != m.Tag() {
-		t.Errorf("back: %v", err)
-	}
-	if same, err := m.As(""); err != nil || same.Tag() != m.Tag() {
-		t.Errorf("itself: %v", err)
-	}
-	for _, m := range []*Meta{m, inB} {
-		if _, err := m.As("c"); !errors.Is(err, ErrForeign) {
-			t.Errorf("an unknown group: %v", err)
-		}
-	}
-	if _, err := inB.As(""); !errors.Is(err, ErrForeign) {
-		t.Errorf("a member seals for another group: %v", err)
-	}
-}
-
 func TestWALIsOfAGroup(t *testing.T) {
 	owner := withGroup(t, generate(t), "b")
 	for _, group := range []string{"", "b"} {
@@ -274,8 +241,5 @@ func TestUnsignedBundleIsOneGroup(t *testing.T) {
 	sealed := m.SealCommon(nil, []byte("plain"), nil)
 	if got, err := m.Open(nil, sealed, nil); err != nil || string(got) != "plain" {
 		t.Errorf("%q, %v", got, err)
-	}
-	if _, err := m.As(""); err != nil {
-		t.Error(err)
 	}
 }

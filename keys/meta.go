@@ -85,20 +85,6 @@ func newMetaKey(k Secret, group string) (metaKey, error) {
 	return metaKey{aead: aead, tag: [TagSize]byte(tag), group: group}, nil
 }
 
-// As is a Meta that seals for another group of the bundle, and opens the
-// same. It wraps ErrForeign if the bundle does not hold that group's keys.
-func (m *Meta) As(group string) (*Meta, error) {
-	for i := range m.keys {
-		if i == m.common && m.common > 0 || m.keys[i].group != group {
-			continue
-		}
-		c := &Meta{keys: append([]metaKey(nil), m.keys...), common: m.common}
-		c.keys[0], c.keys[i] = c.keys[i], c.keys[0]
-		return c, nil
-	}
-	return nil, fmt.Errorf("make metadata sealer of group %s: %w", ShowGroup(group), ErrForeign)
-}
-
 // Tag names the key of Seal. Only who has the key can tell whose tag it is.
 func (m *Meta) Tag() [TagSize]byte { return m.keys[0].tag }
 
