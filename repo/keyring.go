@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/storage"
 )
 
@@ -124,10 +123,21 @@ func (n *keyNames) entries() []string {
 	return all
 }
 
+// with gives the entries that have a record of that suffix, in order.
+func (n *keyNames) with(suffix string) (entries []string) {
+	for _, entry := range n.entries() {
+		if n.records[entry][suffix] {
+			entries = append(entries, entry)
+		}
+	}
+	return entries
+}
+
 // keyring is what the owners say of the repository's keys. A record that the root key has not certified says nothing.
 type keyring struct {
-	names   *keyNames
-	removed map[string]*removedRecord // by entry
+	names    *keyNames
+	removed  map[string]*removedRecord // by entry
+	removing map[string]bool           // of those that are not removed, where somebody has begun to
 
 	mu      sync.Mutex
 	entries map[string]*entryRecord // nil: not read yet
@@ -173,17 +183,19 @@ func (r *Repo) readKeyring(ctx context.Context, names *keyNames) (*keyring, erro
 			return nil, err
 		}
 	}
-	k := &keyring{names: names, removed: map[string]*removedRecord{}, bad: map[string]error{}}
-	var gone []string
-	for _, entry := range names.entries() {
-		if names.records[entry][removedSuffix] {
-			gone = append(gone, entry)
-		}
-	}
+	k := &keyring{names: names, removed: map[string]*removedRecord{}, removing: map[string]bool{}, bad: map[string]error{}}
+	gone := names.with(removedSuffix)
 	fetch := func(ctx context.Context, i int) (*removedRecord, error) {
 		return getRecord[removedRecord](ctx, r, gone[i], removedSuffix)
 	}
-	return k, readEach(ctx, k, gone, fetch, func(i int, rec *removedRecord) { k.removed[gone[i]] = rec })
+	if err := readEach(ctx, k, gone, fetch, func(i int, rec *removedRecord) { k.removed[gone[i]] = rec }); err != nil {
+		return nil, err
+	}
+	going := slices.DeleteFunc(names.with(removingSuffix), func(entry string) bool { return k.removed[entry] != nil })
+	closing := func(ctx context.Context, i int) (*removingRecord, error) {
+		return getRecord[removingRecord](ctx, r, going[i], removingSuffix)
+	}
+	return k, readEach(ctx, k, going, closing, func(i int, _ *removingRecord) { k.removing[going[i]] = true })
 }
 
 // holders reads who has the keys that are not removed, by entry.
@@ -193,12 +205,7 @@ func (r *Repo) holders(ctx context.Context, k *keyring) (map[string]*entryRecord
 	if k.entries != nil {
 		return k.entries, nil
 	}
-	var there []string
-	for _, entry := range k.names.entries() {
-		if k.names.records[entry][entrySuffix] && k.removed[entry] == nil {
-			there = append(there, entry)
-		}
-	}
+	there := slices.DeleteFunc(k.names.with(entrySuffix), func(entry string) bool { return k.removed[entry] != nil })
 	found := map[string]*entryRecord{}
 	fetch := func(ctx context.Context, i int) (*entryRecord, error) {
 		return getRecord[entryRecord](ctx, r, there[i], entrySuffix)
@@ -218,7 +225,7 @@ func readEach[T any](ctx context.Context, k *keyring, entries []string, fetch fu
 	}
 	each := func(ctx context.Context, i int) (read, error) {
 		rec, err := fetch(ctx, i)
-		if err != nil && !errors.Is(err, storage.ErrNotExist) && !isLoss(err) && !errors.Is(err, keys.ErrOrigin) && !isForeign(err) {
+		if err != nil && !errors.Is(err, storage.ErrNotExist) && !unbelievable(err) {
 			return read{}, err
 		}
 		return read{rec, err}, nil

@@ -117,18 +117,19 @@ func (r *Repo) Keys(ctx context.Context) ([]Key, error) {
 		switch {
 		case known != nil:
 			k = known.key()
+			k.Err = ring.bad[entry] // another record of it
 			if len(ring.names.current(entry)) == 0 {
 				k.Err = fmt.Errorf("%w: key %s has no bundle, so nobody can use it", ErrMissing, entry)
 			}
 		case ring.bad[entry] != nil:
 			k.Err = ring.bad[entry]
 		case len(ring.names.bundles[entry]) == 0:
-			continue // nothing but a record that says nothing
+			continue // a record that was deleted meanwhile, or one that says that no key is being removed
 		default:
 			k.Err = fmt.Errorf("%w: no owner has certified whose key %s is", ErrOrigin, entry)
 		}
 		k.Current = entry == current
-		k.Removing = ring.names.records[entry][removingSuffix]
+		k.Removing = ring.removing[entry]
 		all = append(all, k)
 	}
 	slices.SortStableFunc(all, func(a, b Key) int { return a.Created.Compare(b.Created) })

@@ -98,7 +98,7 @@ func (r *Repo) closeKey(ctx context.Context, ring *keyring, holders map[string]*
 // otherOwner says whether there is an owner besides, whom nobody removes.
 func otherOwner(ring *keyring, holders map[string]*entryRecord, id string) bool {
 	for entry, e := range holders {
-		if entry != id && e.Role == keys.Owner && !ring.names.records[entry][removingSuffix] && len(ring.names.current(entry)) > 0 {
+		if entry != id && e.Role == keys.Owner && !ring.removing[entry] && len(ring.names.current(entry)) > 0 {
 			return true
 		}
 	}
