@@ -162,6 +162,10 @@ func TestHostsOfTwoGroupsShareNothing(t *testing.T) {
 	if !slices.Equal(again.ids, a.ids) || len(packsOf(t, g.store, again.sid)) > 0 {
 		t.Errorf("another cluster of the same group stored %v", packsOf(t, g.store, again.sid))
 	}
+	must(t, g.owner.NewestCommits(t.Context(), "two", func(c Commit) (bool, error) {
+		t.Errorf("an owner of the first group would build upon %s of group %q", c.ID, c.Group)
+		return false, nil
+	}))
 	// To an owner everything is there, but what he backs up himself is his group's.
 	restores(t, g.owner, "", a)
 	restores(t, g.owner, "", b)
@@ -208,6 +212,9 @@ func TestAHostOpensNothingOfAnotherGroup(t *testing.T) {
 			}
 			if _, err := v.Locate(x.own.list); err != nil {
 				t.Error(err)
+			}
+			if unnamed, err := v.UnnamedPacks(t.Context()); err != nil || len(unnamed) > 0 {
+				t.Errorf("pruned %v: %v, %v", pruned, unnamed, err)
 			}
 			must(t, v.Close())
 			must(t, r.CheckIndex(t.Context(), nil))

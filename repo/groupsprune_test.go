@@ -268,3 +268,47 @@ func TestAWriterKeepsARepositoryOfOneGroup(t *testing.T) {
 	}
 	must(t, v.Close())
 }
+
+// What all groups can open any host can have sealed.
+func TestWhatIsSealedForAllIsNoGroups(t *testing.T) {
+	g := newGrouped(t)
+	data := pieces(89, 20)
+	a := save(t, g.a, "one", "", data)
+	var evil listed
+	o := options()
+	o.Cluster = "two"
+	must(t, g.b.Write(t.Context(), o, func(ctx context.Context, s *Session) error {
+		if err := evil.write(ctx, s, data[:1]); err != nil {
+			return err
+		}
+		key := s.outcomeKey()
+		there, err := g.b.get(ctx, kindOutcome, key)
+		if err != nil {
+			return err
+		}
+		seg := &index.Segment{Packs: []index.Pack{{Key: packsOf(t, g.store, a.sid)[0], Size: 1 << 20}}}
+		seg.Packs[0].Kind, seg.Packs[0].Sessions = pack.Data, []pack.Session{{SID: s.ID(), Encapsulation: s.sealer.Encapsulation()}}
+		seg.Packs[0].Entries = []pack.Entry{{ID: a.ids[0], Offset: 8, Sealed: 100, Plain: 64 << 10}}
+		text, err := seg.Marshal()
+		if err != nil {
+			return err
+		}
+		return errors.Join(g.store.Delete(ctx, key), g.store.Put(ctx, key, g.b.sealFor(kindOutcome, true, key, there)),
+			g.store.Put(ctx, s.segmentKey(9), g.b.sealFor(kindIndex, true, s.segmentKey(9), text)))
+	}))
+	must(t, g.a.AllCommits(t.Context(), "two", func(c Commit) error {
+		if !c.Refused() {
+			t.Errorf("%s is taken for a's: %v", c.ID, c.Err)
+		}
+		return nil
+	}))
+	v := openView(t, g.a, "")
+	defer func() { must(t, v.Close()) }()
+	var broken *IndexError
+	if err := v.IndexDamage(); !errors.As(err, &broken) || len(broken.Objects) != 1 {
+		t.Errorf("the segment: %v", err)
+	}
+	if loc, err := v.Locate(a.ids[0]); err != nil || loc.Nonce+uint64(loc.Offset) == 8 && loc.Sealed == 100 {
+		t.Errorf("%+v, %v", loc, err)
+	}
+}

@@ -52,6 +52,9 @@ func (r *Repo) refusal(ctx context.Context, key string, o *outcome) (why, err er
 		}
 		return errRemoved(o.by), nil
 	}
+	if o.by.Role != keys.Owner && o.by.Group != o.group { // sealed for all
+		return fmt.Errorf("%w: key %q (%s) is of trust group %s, and the snapshot is not", keys.ErrOrigin, o.by.Name, o.by.Entry, keys.ShowGroup(o.by.Group)), nil
+	}
 	claimed := func(all []vouched) bool { return vouchedFor(all, key, o.sum) }
 	return r.objection(ctx, ring, o.by, outcomeCluster(key), originHost(o.Manifest), claimed)
 }

@@ -228,7 +228,8 @@ func (v *View) MissingPacks(ctx context.Context) (keys []string, err error) {
 }
 
 // UnnamedPacks lists the packs that the storage shows and the index does not name: those of sessions that go on, or died, and those that a new index
-// could not read.
+// could not read. Where there are things of trust groups whose keys are not there, those of which no key opens the directory are left out: most likely they are
+// those groups'.
 func (v *View) UnnamedPacks(ctx context.Context) (keys []string, err error) {
 	named := map[string]bool{}
 	if err := v.cache.Packs(v.counts, func(h index.Held) error {
@@ -245,7 +246,24 @@ func (v *View) UnnamedPacks(ctx context.Context) (keys []string, err error) {
 	}); err != nil {
 		return nil, fmt.Errorf("list packs: %w", err)
 	}
-	return keys, nil
+	if len(v.foreign) == 0 {
+		return keys, nil
+	}
+	opens := func(ctx context.Context, i int) (bool, error) {
+		_, err := v.repo.PackDirectory(ctx, keys[i])
+		if isLoss(err) || errors.Is(err, storage.ErrNotExist) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	var ours []string
+	err = inOrder(ctx, len(keys), opens, func(i int, ok bool) error {
+		if ok {
+			ours = append(ours, keys[i])
+		}
+		return nil
+	})
+	return ours, err
 }
 
 // byIndex copies what is sound in packs whose directory cannot be read, by what the index says of them.

@@ -52,7 +52,7 @@ func (r *Repo) AllCommits(ctx context.Context, cluster string, fn func(Commit) e
 }
 
 // NewestCommits calls fn for the commits of a cluster as Commits does, the newest session first, and reads no more of them when fn says that
-// it has seen enough.
+// it has seen enough. It is for who wants to build upon one, so only those of the bundle's own trust group are given, also to an owner.
 func (r *Repo) NewestCommits(ctx context.Context, cluster string, fn func(Commit) (enough bool, err error)) error {
 	all, outcomes, err := r.counting(ctx, cluster, false)
 	if err != nil {
@@ -66,7 +66,7 @@ func (r *Repo) NewestCommits(ctx context.Context, cluster string, fn func(Commit
 		if err != nil {
 			return err
 		}
-		if !there {
+		if !there || all[i].Err == nil && all[i].Group != r.bundle.Group {
 			continue
 		}
 		if enough, err := fn(all[i]); enough || err != nil {

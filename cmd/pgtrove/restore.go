@@ -136,6 +136,9 @@ func (a *app) restore(ctx context.Context, o *restoreOptions) error {
 		return err
 	}
 	m := choice.Snapshot
+	if r, err = r.Of(ctx, m.Cluster, m.ID); err != nil { // its trust group names pages, and no other says where they are
+		return err
+	}
 	run, err := a.prepareRestore(ctx, r, o, choice)
 	if err != nil {
 		return err
