@@ -3,10 +3,12 @@ package repo
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/pack"
 	"github.com/pgtrove/pgtrove/storage"
+	"github.com/pgtrove/pgtrove/storage/fault"
 )
 
 // A host of b knows, from somewhere, what chunks and packs of a are called, and says of all of them that they stand elsewhere: chunks in a pack of its own,
@@ -310,5 +313,66 @@ func TestWhatIsSealedForAllIsNoGroups(t *testing.T) {
 	}
 	if loc, err := v.Locate(a.ids[0]); err != nil || loc.Nonce+uint64(loc.Offset) == 8 && loc.Sealed == 100 {
 		t.Errorf("%+v, %v", loc, err)
+	}
+}
+
+// sealedForAll seals as what all groups must read.
+type sealedForAll struct{ *keys.Meta }
+
+func (s sealedForAll) Seal(dst, plain, aad []byte) []byte { return s.SealCommon(dst, plain, aad) }
+
+func TestAPackThatIsSealedForAllIsNoGroups(t *testing.T) {
+	g := newGrouped(t)
+	a := save(t, g.a, "one", "", pieces(90, 20))
+	b := save(t, g.b, "two", "", pieces(90, 1))
+	name := packsPrefix + b.sid + "/77"
+	forged := pack.NewBuilder(pack.Data, sealedForAll{g.b.meta}, g.b.packAAD(name))
+	session, err := forged.AddSession(pack.Session{SID: b.sid, Encapsulation: make([]byte, keys.EncapsulationSize)})
+	must(t, err)
+	must(t, forged.AddSealed(pack.Entry{ID: a.ids[0], Sealed: 100, Plain: 64 << 10, Session: session}, make([]byte, 100), nil))
+	object, sum, _, err := forged.Finish()
+	must(t, err)
+	key := name + "-" + hex.EncodeToString(sum[:])
+	must(t, g.store.Put(t.Context(), key, object))
+	report := rebuild(t, g.owner)
+	if len(report.Unreadable) != 1 || report.Unreadable[0].Key != key {
+		t.Errorf("%+v", report.Unreadable)
+	}
+	restores(t, of(t, g.owner, "one", a), "", a)
+}
+
+func TestASessionTakesOverNothingOfAnotherGroup(t *testing.T) {
+	g := newGrouped(t)
+	var killed string
+	gone := errors.New("gone")
+	dead := false
+	store := fault.New(g.store, func(op fault.Op) fault.Action {
+		if dead || op.Verb == fault.Put && strings.HasPrefix(op.Key, indexPrefix) {
+			dead = true
+			return fault.Action{Before: gone}
+		}
+		return fault.Action{}
+	})
+	runs := makeRuns(g.b, 91, 20)
+	if err := g.on(t, store, g.b).Write(t.Context(), options(), func(ctx context.Context, s *Session) error {
+		killed = s.ID()
+		return errors.Join(writing(runs)(ctx, s), s.Flush(ctx))
+	}); !errors.Is(err, gone) {
+		t.Fatal(err)
+	}
+	if len(packsOf(t, g.store, killed)) == 0 {
+		t.Fatal("nothing is left of it")
+	}
+	for _, r := range []*Repo{g.owner, g.a} {
+		sid := commit(t, r, options(), writing(makeRuns(r, 91, 20)))
+		for _, key := range segmentOf(t, r, sid) {
+			if strings.HasPrefix(key, packsPrefix+killed) {
+				t.Errorf("%s took over %s", r.bundle.Name, key)
+			}
+		}
+	}
+	again := commit(t, g.b, options(), writing(runs))
+	if named := segmentOf(t, g.b, again); !slices.ContainsFunc(named, func(key string) bool { return strings.HasPrefix(key, packsPrefix+killed) }) {
+		t.Errorf("a host of its group named %v", named)
 	}
 }
