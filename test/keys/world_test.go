@@ -38,7 +38,10 @@ type world struct {
 	owner, host string // identity files: of the owner, whose identity no command on the host has ever seen, and of the host
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldOf(t, "db1") }
+
+// newWorldOf has a host whose key has that name.
+func newWorldOf(t *testing.T, name string) *world {
 	t.Helper()
 	w := &world{t: t, dir: pgtest.TempDir(t)}
 	w.repo, w.owner, w.host = filepath.Join(w.dir, "repo"), filepath.Join(w.dir, "owner.txt"), filepath.Join(w.dir, "host.txt")
@@ -52,7 +55,7 @@ func newWorld(t *testing.T) *world {
 		"archive_mode": "on", "archive_command": pgtest.Binary(t) + " wal push %p", "autovacuum": "off", "max_wal_senders": "5",
 	}})
 	w.ExtraEnv = []string{"PGTROVE_REPO=" + w.repo, "PGTROVE_KEY_FILE=" + w.host}
-	w.ok("", "init", "--owner-recipient", fmt.Sprint(recipient))
+	w.ok("", "init", "--owner-recipient", fmt.Sprint(recipient), "--name", name)
 	w.Start(t)
 	t.Cleanup(func() {
 		if !t.Failed() {
