@@ -58,6 +58,11 @@ func TestAKeyThatWasAddedOpensAndIsListed(t *testing.T) {
 			t.Errorf("%+v", all)
 		}
 	}
+	wrapped, err := keys.Wrap(db1.bundle, f.id.(*age.X25519Identity).Recipient())
+	must(t, err)
+	if _, err := keys.Unwrap(wrapped, f.id); !errors.Is(err, ErrOrigin) {
+		t.Errorf("who has a key makes somebody else work with it: %v", err)
+	}
 	_, to := recipient(t)
 	for what, k := range map[string]NewKey{"a name that is taken": {Name: "db1", Role: keys.Writer, Recipients: to}, "the owner's": {Name: "owner", Role: keys.Writer, Recipients: to}} {
 		if _, err := owner.AddKey(t.Context(), k); !errors.Is(err, ErrName) {

@@ -42,8 +42,24 @@ func recipientOf(r age.Recipient) Recipient {
 		return Recipient{r, r.String(), keys.KindIdentity}
 	case *age.HybridRecipient:
 		return Recipient{r, r.String(), keys.KindIdentity}
+	case *age.ScryptRecipient:
+		return Recipient{Recipient: r, Kind: keys.KindPassphrase}
 	}
-	return Recipient{Recipient: r, Kind: keys.KindPassphrase}
+	return Recipient{Recipient: r}
+}
+
+// texts are what recipients are called by in a certificate: nil where one of them has no text and is no passphrase either.
+func texts(recipients []Recipient) []string {
+	all := []string{}
+	for _, r := range recipients {
+		switch {
+		case r.Text != "":
+			all = append(all, r.Text)
+		case r.Kind != keys.KindPassphrase:
+			return nil
+		}
+	}
+	return all
 }
 
 // NewKey is a key to be made.
@@ -303,22 +319,19 @@ func (r *Repo) issue(k NewKey, now time.Time, claimed []vouched) (*issuedKey, er
 	if len(k.Recipients) == 0 {
 		return nil, fmt.Errorf("make key %q: %w: nothing to wrap it for", k.Name, keys.ErrFormat)
 	}
-	b, err := r.bundle.Issue(keys.IssueOptions{Entry: keys.NewEntryID(), Name: k.Name, Role: k.Role, Group: k.Group, Clusters: k.Clusters, Created: now})
+	kept := texts(k.Recipients)
+	b, err := r.bundle.Issue(keys.IssueOptions{Entry: keys.NewEntryID(), Name: k.Name, Role: k.Role, Group: k.Group, Clusters: k.Clusters, Created: now, Recipients: kept})
 	if err != nil {
 		return nil, err
 	}
 	issued := &issuedKey{bundle: b, record: entryRecord{Version: recordVersion, Entry: b.Certificate().Entry, Name: b.Name, Role: b.Role, Group: b.Group,
 		Clusters: k.Clusters, Created: b.Created, Kind: k.Recipients[0].Kind, Claimed: claimed}}
 	var to []age.Recipient
-	var texts []string
 	for _, one := range k.Recipients {
 		to = append(to, one.Recipient)
-		if one.Text != "" {
-			texts = append(texts, one.Text)
-		}
 	}
-	if len(texts) == len(k.Recipients) {
-		if issued.record.Recipients, err = r.sealRecipients(issued.record.Entry, texts); err != nil {
+	if len(kept) == len(k.Recipients) {
+		if issued.record.Recipients, err = r.sealRecipients(issued.record.Entry, kept); err != nil {
 			return nil, err
 		}
 	}
@@ -343,33 +356,31 @@ func (r *Repo) sealRecipients(entry string, texts []string) ([]byte, error) {
 	return sealed, nil
 }
 
-// recipients opens what sealRecipients sealed; nil where it was a passphrase, or where nobody knows.
-func (r *Repo) recipients(e *entryRecord) ([]age.Recipient, error) {
+// recipients opens what sealRecipients sealed: whom to wrap for, and what they are called. Nothing where it was a passphrase, or where nobody knows.
+func (r *Repo) recipients(e *entryRecord) (to []age.Recipient, called []string, err error) {
 	if len(e.Recipients) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if len(e.Recipients) < keys.EncapsulationSize {
-		return nil, fmt.Errorf("%w: whom key %q is wrapped for", ErrDamaged, e.Name)
+		return nil, nil, fmt.Errorf("%w: whom key %q is wrapped for", ErrDamaged, e.Name)
 	}
 	o, err := r.bundle.DataOpener(r.config.ID, e.Entry+"."+entrySuffix, e.Recipients[:keys.EncapsulationSize])
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	plain, err := o.Open(nil, e.Recipients[keys.EncapsulationSize:], sha256.Sum256([]byte(e.Entry)), 0)
 	if err != nil {
-		return nil, fmt.Errorf("whom key %q is wrapped for: %w", e.Name, err)
+		return nil, nil, fmt.Errorf("whom key %q is wrapped for: %w", e.Name, err)
 	}
-	var texts []string
-	if err := json.Unmarshal(plain, &texts); err != nil {
-		return nil, fmt.Errorf("%w: whom key %q is wrapped for", ErrDamaged, e.Name)
+	if err := json.Unmarshal(plain, &called); err != nil {
+		return nil, nil, fmt.Errorf("%w: whom key %q is wrapped for", ErrDamaged, e.Name)
 	}
-	var to []age.Recipient
-	for _, text := range texts {
+	for _, text := range called {
 		one, _, err := keys.ParseRecipient(text)
 		if err != nil {
-			return nil, fmt.Errorf("whom key %q is wrapped for: %w", e.Name, err)
+			return nil, nil, fmt.Errorf("whom key %q is wrapped for: %w", e.Name, err)
 		}
 		to = append(to, one)
 	}
-	return to, nil
+	return to, called, nil
 }

@@ -153,7 +153,7 @@ func (r *Repo) rewrap(ctx context.Context, next *keys.Bundle, names *keyNames, h
 		if e == nil || !who(e) || len(names.current(entry)) == 0 {
 			continue
 		}
-		to, err := r.recipients(e)
+		to, called, err := r.recipients(e)
 		if err != nil {
 			return nil, err
 		}
@@ -161,7 +161,7 @@ func (r *Repo) rewrap(ctx context.Context, next *keys.Bundle, names *keyNames, h
 			if err := r.opens(ctx, e, names, pass.Identity); err != nil {
 				return nil, err
 			}
-			to = []age.Recipient{pass.Recipient}
+			to, called = []age.Recipient{pass.Recipient}, []string{}
 		}
 		if to == nil {
 			lacks.Names, lacks.IDs = append(lacks.Names, e.Name), append(lacks.IDs, entry)
@@ -169,7 +169,8 @@ func (r *Repo) rewrap(ctx context.Context, next *keys.Bundle, names *keyNames, h
 		}
 		b := next
 		if entry != next.Certificate().Entry {
-			if b, err = next.Issue(keys.IssueOptions{Entry: entry, Name: e.Name, Role: e.Role, Group: e.Group, Clusters: e.Clusters, Created: e.Created}); err != nil {
+			if b, err = next.Issue(keys.IssueOptions{Entry: entry, Name: e.Name, Role: e.Role, Group: e.Group, Clusters: e.Clusters, Created: e.Created,
+				Recipients: called}); err != nil {
 				return nil, err
 			}
 		}

@@ -131,6 +131,9 @@ func (f *finder) try(ctx context.Context, at candidate, wrapped []byte) error {
 			f.locked = err
 		}
 		return nil
+	case errors.Is(err, ErrOrigin):
+		f.origin = fmt.Errorf("%s: %w", key, err)
+		return nil
 	case err != nil:
 		f.damaged = errors.Join(f.damaged, fmt.Errorf("%s: %w", key, err))
 		return nil
