@@ -189,9 +189,6 @@ func (w *bundleJSON) bundle() (*Bundle, error) {
 }
 
 func (b *Bundle) setSigning(s *signingJSON) error {
-	if len(s.Root) == 0 {
-		return malformed("no root key")
-	}
 	if s.RootSecret != nil {
 		if err := setSecret(&b.Signing.RootSecret, s.RootSecret, "secret of the root key"); err != nil {
 			return err

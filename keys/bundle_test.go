@@ -64,6 +64,11 @@ func TestMalformedBundlesAreRefusedWithoutQuotingThem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	old, err := encodeBundle(unsigned(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signing := func(m map[string]any) map[string]any { return m["signing"].(map[string]any) }
 	dataKey := func(m map[string]any) map[string]any { return m["data_keys"].([]any)[0].(map[string]any) }
 	for name, c := range map[string]struct {
 		data []byte
@@ -85,6 +90,20 @@ func TestMalformedBundlesAreRefusedWithoutQuotingThem(t *testing.T) {
 		"unknown algorithm": {edit(t, plain, func(m map[string]any) { dataKey(m)["algorithm"] = "rsa" }), ErrFormat},
 		"long key ID":       {edit(t, plain, func(m map[string]any) { dataKey(m)["id"] = dataKey(m)["id"].(string) + "00" }), ErrFormat},
 		"no key ID":         {edit(t, plain, func(m map[string]any) { dataKey(m)["id"] = "" }), ErrFormat},
+		"old with group":    {edit(t, old, func(m map[string]any) { m["group"] = "b" }), ErrFormat},
+		"old with common":   {edit(t, old, func(m map[string]any) { m["common_key"] = m["meta_key"] }), ErrFormat},
+		"old as new":        {edit(t, old, func(m map[string]any) { m["version"] = 2 }), ErrFormat},
+		"new as old":        {edit(t, plain, func(m map[string]any) { m["version"] = 1 }), ErrFormat},
+		"no signing":        {edit(t, plain, func(m map[string]any) { delete(m, "signing") }), ErrFormat},
+		"no root key":       {edit(t, plain, func(m map[string]any) { delete(signing(m), "root") }), ErrFormat},
+		"empty root key":    {edit(t, plain, func(m map[string]any) { signing(m)["root"] = "" }), ErrFormat},
+		"no root secret":    {edit(t, plain, func(m map[string]any) { delete(signing(m), "root_secret") }), ErrFormat},
+		"short root secret": {edit(t, plain, func(m map[string]any) { signing(m)["root_secret"] = "AAAA" }), ErrFormat},
+		"no signing key":    {edit(t, plain, func(m map[string]any) { delete(signing(m), "secret") }), ErrFormat},
+		"no certificate":    {edit(t, plain, func(m map[string]any) { delete(signing(m), "certificate") }), ErrOrigin},
+		"unknown signing":   {edit(t, plain, func(m map[string]any) { signing(m)["extra"] = 1 }), ErrFormat},
+		"short common key":  {edit(t, plain, func(m map[string]any) { m["common_key"] = "AAAA" }), ErrFormat},
+		"malformed group":   {edit(t, plain, func(m map[string]any) { m["groups"] = []any{map[string]any{"name": "b", "id_key": "AAAA"}} }), ErrFormat},
 		"no data keys":      {edit(t, plain, func(m map[string]any) { m["data_keys"] = nil }), ErrFormat},
 	} {
 		_, err := decodeBundle(c.data)

@@ -227,6 +227,29 @@ func TestEncryptedSSHKeyAsksOnceAndOnlyWhenItFits(t *testing.T) {
 	}
 }
 
+func TestNobodyIsAskedWhereAnotherIdentityFits(t *testing.T) {
+	public, private := sshKey(t, "correct horse")
+	x, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := Prompts{Passphrase: func(string) (string, error) {
+		t.Error("asked for a passphrase that is not needed")
+		return "", errors.New("no")
+	}}
+	file, err := p.ParseIdentityFile(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _, err := ParseRecipient(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Unwrap(wrap(t, generate(t), r, x.Recipient()), append(file.Identities, x)...); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMalformedSSHKeysAreRefusedWithoutQuotingThem(t *testing.T) {
 	_, private := sshKey(t, "")
 	body := strings.Split(string(private), "\n")[2]

@@ -264,10 +264,11 @@ func TestForgedBundleIsFound(t *testing.T) {
 		"no root key":                    func(b *Bundle) { b.Signing.Root = nil },
 		"groups without a root key":      func(b *Bundle) { *b = *owner; b.Signing = Signing{} },
 		"a common key without a root":    func(b *Bundle) { b.Signing = Signing{} },
-		"other groups for a writer":      func(b *Bundle) { b.Others = owner.Others },
+		"other groups for a writer":      func(b *Bundle) { g := owner.Others[0]; g.WALKeys = copyKeys(g.WALKeys, false); b.Others = []Group{g} },
 		"no common key":                  func(b *Bundle) { b.Common = Secret{} },
 		"one key for group and all":      func(b *Bundle) { b.Common = b.MetaKey },
 		"the same group twice":           func(b *Bundle) { *b = *owner; b.Others = append(slices.Clone(b.Others), b.Groups()[0]) },
+		"two groups with a name":         func(b *Bundle) { *b = *owner; b.Others = slices.Clone(b.Others); b.Others[0].Name = "" },
 		"two groups with a WAL key": func(b *Bundle) {
 			*b = *owner
 			b.Others = slices.Clone(b.Others)
@@ -285,6 +286,22 @@ func TestForgedBundleIsFound(t *testing.T) {
 	whole.Others = nil
 	if err := whole.Validate(); !errors.Is(err, ErrOrigin) {
 		t.Errorf("an owner's bundle without a group: %v", err)
+	}
+}
+
+func TestCertificateOfAnotherGroupIsRefused(t *testing.T) {
+	// No owner makes one that contradicts itself; if one did, what it says of
+	// the group would not be that of the keys.
+	owner := withGroup(t, generate(t), "b")
+	w := *issue(t, owner, IssueOptions{Name: "db1", Role: Writer})
+	c := w.Certificate()
+	c.Group = "b"
+	var err error
+	if w.Signing.Certificate, err = c.certify(owner.Signing.RootSecret.private()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Validate(); !errors.Is(err, ErrOrigin) {
+		t.Errorf("error %v", err)
 	}
 }
 
