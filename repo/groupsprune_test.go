@@ -27,7 +27,12 @@ func TestWhatAnotherGroupSaysOfItsChunksIsBelievedByNobody(t *testing.T) {
 	data := pieces(82, 40)
 	gone, stays := save(t, g.a, "one", "", data[:30]), save(t, g.a, "one", "", data[20:])
 	cache := t.TempDir()
-	evil := poison(t, g, append(append(slices.Clone(gone.ids), stays.ids...), gone.list, stays.list), list(t, g.store, packsPrefix))
+	next := pieces(92, 8) // what nobody has yet
+	names := append(append(slices.Clone(gone.ids), stays.ids...), gone.list, stays.list)
+	for _, b := range next {
+		names = append(names, chunk.NewHasher(g.a.IDKey()).StreamID(b))
+	}
+	evil := poison(t, g, names, list(t, g.store, packsPrefix))
 
 	restoresAs(t, g.owner, g.a, cache, stays)
 	restores(t, of(t, g.owner, "one", stays), cache, stays)
@@ -35,6 +40,10 @@ func TestWhatAnotherGroupSaysOfItsChunksIsBelievedByNobody(t *testing.T) {
 	again := save(t, g.owner, "one", cache, data[20:])
 	if n := packsOf(t, g.store, again.sid); len(n) > 0 {
 		t.Errorf("it stored again what its group has: %v", n)
+	}
+	for i, r := range []*Repo{g.owner, g.a} {
+		some := next[4*i : 4*i+4]
+		restores(t, of(t, g.owner, "one", stays), cache, save(t, r, "one", cache, some))
 	}
 	must(t, g.owner.Forget(t.Context(), gone.sid))
 	must(t, g.owner.Forget(t.Context(), again.sid))
