@@ -144,7 +144,7 @@ func (a *app) firstLine(path string) (secret, error) {
 func hasPassphraseBundle(ctx context.Context, store storage.Store) (bool, error) {
 	found := false
 	err := store.List(ctx, "keys/", func(i storage.Info) error {
-		if found || strings.Contains(i.Key, ".") { // what is said of a key is no bundle
+		if _, what, _ := strings.Cut(i.Key, "."); found || strings.HasPrefix(what, "entry") || strings.HasPrefix(what, "remov") { // which is said of a key, and no bundle
 			return nil
 		}
 		head, err := store.Get(ctx, i.Key, storage.Range{Len: 256}, nil)
