@@ -2,6 +2,7 @@ package format
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/hpke"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,11 +21,25 @@ type Bundle struct {
 	Repository string
 	Name       string
 	Created    time.Time
+	Group      string
 	IDKey      []byte          `json:"id_key"`
 	MetaKey    []byte          `json:"meta_key"`
+	Common     []byte          `json:"common_key"`
 	DataKeys   []Key           `json:"data_keys"`
 	WALKeys    []Key           `json:"wal_keys"`
+	Groups     []Group         // the other ones
 	Signing    json.RawMessage `json:"signing"`
+
+	Root        ed25519.PublicKey `json:"-"` // nil: version 1
+	Certificate Certificate       `json:"-"`
+}
+
+// Group is the keys of a trust group.
+type Group struct {
+	Name    string
+	IDKey   []byte `json:"id_key"`
+	MetaKey []byte `json:"meta_key"`
+	WALKeys []Key  `json:"wal_keys"`
 }
 
 // Key is a key pair of a bundle; Secret is nil where the role has none.
@@ -54,7 +69,7 @@ func OpenBundle(file []byte, identities ...age.Identity) (*Bundle, error) {
 
 func parseBundle(plain []byte) (*Bundle, error) {
 	b := new(Bundle)
-	if err := strict(plain, "version", b); err != nil {
+	if err := strict(plain, "version", 2, b); err != nil {
 		return nil, fmt.Errorf("bundle: %w", err)
 	}
 	opens := map[string]struct{ data, wal bool }{"owner": {true, true}, "standby": {false, true}, "writer": {}}
@@ -71,7 +86,25 @@ func parseBundle(plain []byte) (*Bundle, error) {
 	if err := checkKeys(b.WALKeys, can.wal); err != nil {
 		return nil, fmt.Errorf("wal_keys: %w", err)
 	}
-	return b, nil
+	if b.Version == 1 {
+		if b.Group != "" || b.Common != nil || b.Groups != nil {
+			return nil, damaged("groups in a bundle of version 1")
+		}
+		b.Common = b.MetaKey
+		return b, nil
+	}
+	if len(b.Common) != 32 || len(b.Groups) > 0 && b.Role != "owner" {
+		return nil, damaged("common key of %d bytes, %d groups in the bundle of a %s", len(b.Common), len(b.Groups), b.Role)
+	}
+	for _, g := range b.Groups {
+		if len(g.IDKey) != 32 || len(g.MetaKey) != 32 {
+			return nil, damaged("group with keys of %d and %d bytes", len(g.IDKey), len(g.MetaKey))
+		}
+		if err := checkKeys(g.WALKeys, can.wal); err != nil {
+			return nil, fmt.Errorf("group %q: %w", g.Name, err)
+		}
+	}
+	return b, b.checkSigning()
 }
 
 func checkKeys(keys []Key, secrets bool) error {

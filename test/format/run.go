@@ -1,6 +1,7 @@
 package format
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -160,7 +161,7 @@ func (r *Repository) segments() (read []string, write map[string]bool, err error
 	void := map[string]bool{}
 	for _, name := range r.Names("snapshots/") {
 		o, err := r.Outcome(name)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrForeign) && !errors.Is(err, ErrOrigin) {
 			return nil, nil, err
 		}
 		void[path.Base(name)] = o.Outcome == "FENCED" || o.Outcome == "ABORTED"
