@@ -29,6 +29,8 @@ type app struct {
 	started  bool // the command line was understood: what fails now is no usage error
 	// unattended commands never ask, and remember what a passphrase opens.
 	unattended bool
+	// recoveryKey is the identity file that restore_command is to use, "" for what this command uses.
+	recoveryKey string
 	// told are the passphrases that a person or a file has told, which no message shows.
 	told []secret
 	// sshPassphrases are those that were asked for, by the fingerprint of the SSH key.

@@ -43,7 +43,10 @@ which PostgreSQL, when it is started there, fetches its WAL from the repository 
 to the target, and then promotes.
 
 Without SNAPSHOT the right one is chosen: with a target the newest that ends before it. A target that cannot be reached
-is refused before anything is written.`,
+is refused before anything is written.
+
+It takes an owner's key; those of writers and standbys open no backup. Where the server runs on, as a standby does, it need not keep that: make it
+a key of its own (` + "`pgtrove key add --role standby`" + `) and name that with --recovery-key-file.`,
 		Args: between(0, "SNAPSHOT"),
 	}
 	f := c.Flags()
@@ -52,6 +55,7 @@ is refused before anything is written.`,
 	f.BoolVar(&o.standby, "standby", false, "make a standby: it goes on following the archive, and primary_conninfo if that is set")
 	f.BoolVar(&o.noRecovery, "no-recovery", false, "no recovery from the archive: put the WAL of the snapshot itself into pg_wal")
 	f.StringArrayVar(&o.tablespaces, "tablespace", nil, "put the tablespace at `OLD=NEW` (a path or an OID, and a path); may be given several times")
+	f.StringVar(&a.recoveryKey, "recovery-key-file", "", "identity `file` that restore_command shall use, such as a standby's (default: what this command uses)")
 	o.local.add(f)
 	c.RunE = a.run(func(ctx context.Context, args []string) error {
 		if len(args) == 1 {
@@ -130,6 +134,9 @@ func (a *app) restore(ctx context.Context, o *restoreOptions) error {
 	}
 	if r.Role() != keys.Owner && !o.local.list && !o.local.dryRun {
 		return a.lacksRole(r, "restore", "opens no backup", "restore with an owner's identity, which need not be on this host: --key-file FILE. --dry-run and --list work with this key")
+	}
+	if err := a.checkRecoveryKey(ctx); err != nil {
+		return fmt.Errorf("restore: --recovery-key-file %s: %w", a.recoveryKey, err)
 	}
 	choice, err := a.choose(ctx, r, o)
 	if err != nil {
@@ -348,12 +355,12 @@ func plannedRecovery(o *restoreOptions, c *restore.Choice) string {
 // warnAboutKey notes what the server will lack when it runs restore_command.
 func (a *app) warnAboutKey(dir string) {
 	s := &a.settings
-	if s.PasswordFile == "" && s.Password != "" {
+	keyFile, file := a.recoveryKeys()
+	if file == "" && keyFile == "" && s.Password != "" {
 		a.out.warn("the passphrase was not in a file: set PGTROVE_PASSWORD in the server's environment before starting it, restore_command needs it")
 	}
-	file := s.PasswordFile
 	if file == "" {
-		file = a.keyFileInUse()
+		file = keyFile
 	}
 	if file == "" {
 		return

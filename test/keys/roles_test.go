@@ -178,19 +178,24 @@ func TestAStandbyFollowsTheArchiveWithItsKey(t *testing.T) {
 	w := newWorld(t)
 	key := w.add("standby", "db2")
 	w.Exec(t, "CREATE TABLE followed AS SELECT 1 AS i")
-	s := w.NewStandby(t)
-	s.ExtraEnv = w.ExtraEnv
+	w.backup("")
 	segment := w.SwitchWAL(t)
 	w.WaitArchived(t, segment)
+	if r := w.ends(8, w.owner, "restore", "--to", filepath.Join(w.dir, "nothing"), "--standby", "--recovery-key-file", w.host); !has(r.Stderr, "is a writer's, which opens no WAL") {
+		t.Error(r.Stderr)
+	}
+	to := w.restored(w.owner, "--standby", "--recovery-key-file", key)
 	fetch := w.command("", "wal", "fetch", segment, "pg_wal/RECOVERYXLOG")
-	fetch.Dir = s.Dir // which has standby.signal: PostgreSQL asks again after 7
+	fetch.Dir = to // which has standby.signal: PostgreSQL asks again after 7
 	if r := pgtest.Run(t, fetch); r.Code != 7 || !has(r.Stderr, "is a writer's, and opens no WAL", "hint: restore_command needs the key of a standby", "pgtrove key add --role standby") {
 		t.Errorf("wal fetch on a standby: exit %d: %s", r.Code, r.Stderr)
 	}
-	s.Configure(t, map[string]string{"primary_conninfo": "", "archive_command": "", "wal_retrieve_retry_interval": "200ms",
-		"restore_command": pgtest.Binary(t) + " --key-file " + key + " wal fetch %f %p"})
+	s := pgtest.Adopt(t, w.Version, to)
+	s.ExtraEnv = w.ExtraEnv
 	s.Start(t)
-	s.WaitQuery(t, "SELECT count(*) FROM followed", "1", patience)
+	w.Exec(t, "INSERT INTO followed VALUES (2)")
+	w.WaitArchived(t, w.SwitchWAL(t))
+	s.WaitQuery(t, "SELECT count(*) FROM followed", "2", patience)
 	if got := s.Query(t, "SELECT pg_is_in_recovery()"); got != "t" {
 		t.Errorf("in recovery: %s", got)
 	}
