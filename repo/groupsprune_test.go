@@ -205,6 +205,11 @@ func TestWhoLacksAGroupPrunesAndRebuildsNothing(t *testing.T) {
 				must(t, g.store.Delete(t.Context(), key))
 			}
 		},
+		"only what a session of the other has published": func(t *testing.T, g *grouped) {
+			for _, key := range list(t, g.store, snapshotsPrefix+"two/") {
+				must(t, g.store.Delete(t.Context(), key))
+			}
+		},
 	} {
 		g := newGrouped(t)
 		save(t, g.a, "one", "", pieces(85, 4))
