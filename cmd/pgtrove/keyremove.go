@@ -19,6 +19,7 @@ func newKeyRemoveCommand(a *app) *cobra.Command {
 last owner is not removed: without one, nobody could ever open the backups.
 
 The snapshots that the key has made until now count as before. What it signs from now on, with an old copy of the repository, is refused.
+Other hosts' backups build no more upon what the key's have stored since the last prune.
 
 No removal takes back what somebody has: who kept a copy of the repository from before, or only of keys/ in it, opens that with the old key,
 and what the old key could open then it can open of later copies too, since the data keys are the same. To end that, run

@@ -27,7 +27,8 @@ func newKeyRotateCommand(a *app) *cobra.Command {
 
 ` + "`pgtrove key rotate ID|NAME`" + ` gives one key a new identity, as ` + "`key add`" + ` makes one: it keeps its name, its role, its group and its clusters, and the
 old identity opens nothing here any more. Do it when an identity is lost or may have been seen, or from time to time. Nothing that
-is stored is touched.
+is stored is touched. But backups build no more upon what the old key's have stored since the last prune, and store it again: where
+nothing is wrong with them, run ` + "`pgtrove prune`" + ` first.
 
 ` + "`pgtrove key rotate --data`" + ` makes new keys for the data and the WAL that are written from now on, and gives them to everybody who has a key.
 Nobody needs another identity. What is stored stays as it is, sealed with the old keys, which owners keep (and standbys those of the WAL): every
