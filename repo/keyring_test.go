@@ -64,6 +64,9 @@ func TestAKeyThatWasAddedOpensAndIsListed(t *testing.T) {
 		t.Errorf("who has a key makes somebody else work with it: %v", err)
 	}
 	_, to := recipient(t)
+	if text, err := db1.Payload(t.Context(), recordKey(key.ID, entrySuffix)); err != nil || !strings.Contains(string(text), `"name":"db1"`) {
+		t.Errorf("%s, %v", text, err)
+	}
 	for what, k := range map[string]NewKey{"a name that is taken": {Name: "db1", Role: keys.Writer, Recipients: to}, "the owner's": {Name: "owner", Role: keys.Writer, Recipients: to}} {
 		if _, err := owner.AddKey(t.Context(), k); !errors.Is(err, ErrName) {
 			t.Errorf("%s: %v", what, err)

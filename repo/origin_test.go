@@ -114,6 +114,13 @@ func TestASnapshotThatAKeyMayNotMakeIsRefusedAndStaysUntilAPersonForgetsIt(t *te
 		}
 	}
 	check("at once")
+	l, err := owner.list(t.Context(), forReading)
+	must(t, err)
+	for _, cluster := range []string{"one", "two"} {
+		if sid, err := owner.newestSnapshot(t.Context(), l, cluster, []string{"0"}); err != nil || !slices.Contains(good, sid) {
+			t.Errorf("the newest of %s is %q, %v", cluster, sid, err)
+		}
+	}
 	o := pruning()
 	o.Mark = markNothing
 	for range 3 {

@@ -207,8 +207,11 @@ func (r *Repo) newestSnapshot(ctx context.Context, l *listing, cluster string, o
 		if err != nil {
 			return "", err
 		}
-		if o.Outcome == outcomeSnapshot {
-			return sid, nil
+		if o.Outcome != outcomeSnapshot {
+			continue
+		}
+		if why, err := r.refusal(ctx, snapshotsPrefix+cluster+"/"+sid, o); why == nil || err != nil {
+			return sid, err
 		}
 	}
 	return "", nil
