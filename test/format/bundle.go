@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"time"
 
 	"filippo.io/age"
@@ -96,15 +97,49 @@ func parseBundle(plain []byte) (*Bundle, error) {
 	if len(b.Common) != 32 || len(b.Groups) > 0 && b.Role != "owner" {
 		return nil, damaged("common key of %d bytes, %d groups in the bundle of a %s", len(b.Common), len(b.Groups), b.Role)
 	}
-	for _, g := range b.Groups {
-		if len(g.IDKey) != 32 || len(g.MetaKey) != 32 {
-			return nil, damaged("group with keys of %d and %d bytes", len(g.IDKey), len(g.MetaKey))
-		}
-		if err := checkKeys(g.WALKeys, can.wal); err != nil {
-			return nil, fmt.Errorf("group %q: %w", g.Name, err)
-		}
+	if err := b.checkGroups(can.wal); err != nil {
+		return nil, err
 	}
 	return b, b.checkSigning()
+}
+
+func (b *Bundle) checkGroups(wal bool) error {
+	seen := map[string]bool{string(b.Common): true}
+	first := func(what, key string) bool {
+		defer func() { seen[what+key] = true }()
+		return !seen[what+key]
+	}
+	for i, g := range b.groups() {
+		if len(g.IDKey) != 32 || len(g.MetaKey) != 32 {
+			return damaged("group with keys of %d and %d bytes", len(g.IDKey), len(g.MetaKey))
+		}
+		if !regexp.MustCompile(`^[a-z0-9_-]{0,63}$`).MatchString(g.Name) || g.Name == "main" {
+			return damaged("a group of the name %q", g.Name)
+		}
+		once := first("name ", g.Name) && first("", string(g.IDKey)) && first("", string(g.MetaKey))
+		for _, k := range g.WALKeys {
+			once = once && first("key ", k.ID)
+		}
+		if !once {
+			return damaged("group %q has something of another", g.Name)
+		}
+		if err := checkKeys(g.WALKeys, wal); i > 0 && err != nil {
+			return fmt.Errorf("group %q: %w", g.Name, err)
+		}
+	}
+	return nil
+}
+
+// groups are those whose keys the bundle has, its holder's first.
+func (b *Bundle) groups() []Group {
+	return append([]Group{{b.Group, b.IDKey, b.MetaKey, b.WALKeys}}, b.Groups...)
+}
+
+// of is the bundle with the keys of g in the place of those of its holder's group.
+func (b *Bundle) of(g Group) *Bundle {
+	o := *b
+	o.Group, o.IDKey, o.MetaKey, o.WALKeys, o.Groups = g.Name, g.IDKey, g.MetaKey, g.WALKeys, nil
+	return &o
 }
 
 func checkKeys(keys []Key, secrets bool) error {

@@ -119,7 +119,7 @@ func (b *Bundle) keysDigest() []byte {
 		}
 	}
 	pairs(b.DataKeys)
-	groups := append([]Group{{b.Group, b.IDKey, b.MetaKey, b.WALKeys}}, b.Groups...)
+	groups := b.groups()
 	all = binary.BigEndian.AppendUint32(all, uint32(len(groups)))
 	for _, g := range groups {
 		all = binary.BigEndian.AppendUint32(all, uint32(len(g.Name)))

@@ -20,9 +20,9 @@ type Repository struct {
 	Bundle *Bundle
 	fsys   fs.FS
 	names  []string
-	run    *Run // the newest; nil: there is none
-	places map[ID]place
-	usable map[ID]bool // by a writer
+	run    *Run                    // the newest; nil: there is none
+	places map[string]map[ID]place // by trust group
+	usable map[string]map[ID]bool  // by a writer, likewise
 
 	holders map[string]*KeyRecord // by entry: who has the keys that are not removed
 	removed map[string]*KeyRecord // by entry
@@ -48,7 +48,7 @@ type Config struct {
 // Open reads the config and the first bundle that the identities open, the
 // names of all objects, and the index.
 func Open(fsys fs.FS, identities ...age.Identity) (*Repository, error) {
-	r := &Repository{fsys: fsys, places: map[ID]place{}, usable: map[ID]bool{}}
+	r := &Repository{fsys: fsys, places: map[string]map[ID]place{}, usable: map[string]map[ID]bool{}}
 	object, err := r.Object("config")
 	if err != nil {
 		return nil, err
@@ -170,7 +170,7 @@ func (r *Repository) sealed(kind, name string) (sealedObject, error) {
 // sealedObject is what an object of section 7.1 says.
 type sealedObject struct {
 	payload []byte
-	group   string       // whose key it is sealed with; "*": that of all
+	group   string       // whose key it is sealed with; allGroups: that of all
 	by      *Certificate // nil: it is of a kind or a version that nobody signs
 	sum     [32]byte     // SHA-256 of the object
 }
@@ -204,6 +204,9 @@ func (b *Bundle) open(kind, name string, object []byte) (o sealedObject, err err
 	}
 	if o.payload, o.group, err = b.openTagged(object[8:16], object[head:], aad); err != nil || !signed {
 		return o, err
+	}
+	if kind == "pgtindx" && o.group == allGroups {
+		return o, damaged("an index segment of no trust group")
 	}
 	o.by, o.payload, err = b.openSigned(o.payload, aad)
 	return o, err
@@ -288,6 +291,7 @@ func (r *Repository) Judged() (found []*Manifest, refused map[string]string, err
 		case err != nil:
 			return nil, nil, err
 		case o.Manifest != nil:
+			o.Manifest.group = o.group
 			if why := r.refuses(name, &o); why != "" {
 				refused[name] = why
 			} else {
@@ -338,20 +342,20 @@ func parseSegment(plain []byte) ([]segmentPack, error) {
 
 // Segment reads an index segment.
 func (r *Repository) Segment(name string) ([]segmentPack, error) {
-	packs, _, err := r.signedSegment(name)
+	packs, _, err := r.sealedSegment(name)
 	return packs, err
 }
 
-func (r *Repository) signedSegment(name string) ([]segmentPack, *Certificate, error) {
+func (r *Repository) sealedSegment(name string) ([]segmentPack, sealedObject, error) {
 	o, err := r.sealed("pgtindx", name)
 	if err != nil {
-		return nil, nil, err
+		return nil, o, err
 	}
 	packs, err := parseSegment(o.payload)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, o, fmt.Errorf("%s: %w", name, err)
 	}
-	return packs, o.by, nil
+	return packs, o, nil
 }
 
 // readIndex takes the places of all chunks from the segments that count
@@ -367,24 +371,27 @@ func (r *Repository) readIndex() error {
 			barred[key] = true
 		}
 	}
+	for _, g := range r.Bundle.groups() {
+		r.places[g.Name], r.usable[g.Name] = map[ID]place{}, map[ID]bool{}
+	}
 	for _, name := range names {
-		packs, by, err := r.signedSegment(name)
+		packs, o, err := r.sealedSegment(name)
 		if errors.Is(err, ErrForeign) || errors.Is(err, ErrOrigin) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		if by != nil && r.removed[by.Entry] != nil && strings.HasPrefix(name, "index/") {
+		if o.by != nil && r.removed[o.by.Entry] != nil && strings.HasPrefix(name, "index/") {
 			write[name] = false
 		}
 		for _, p := range packs {
 			for i, e := range p.Directory.Chunks {
 				if r.has(p.Key) {
-					r.places[e.ID] = place{p.Key, p.Directory, i}
+					r.places[o.group][e.ID] = place{p.Key, p.Directory, i}
 				}
 				if write[name] && !barred[p.Key] {
-					r.usable[e.ID] = true
+					r.usable[o.group][e.ID] = true
 				}
 			}
 		}
@@ -392,9 +399,21 @@ func (r *Repository) readIndex() error {
 	return nil
 }
 
-// Chunk opens a chunk from where the index says that it is.
+// Of is the repository as it is for who is in the snapshot's trust group.
+func (r *Repository) Of(m *Manifest) *Repository {
+	for _, g := range r.Bundle.groups() {
+		if g.Name == m.group {
+			o := *r
+			o.Bundle = r.Bundle.of(g)
+			return &o
+		}
+	}
+	return r
+}
+
+// Chunk opens a chunk of the bundle's group from where the index says that it is.
 func (r *Repository) Chunk(id ID) (Chunk, []byte, error) {
-	at, ok := r.places[id]
+	at, ok := r.places[r.Bundle.Group][id]
 	if !ok {
 		return Chunk{}, nil, damaged("no chunk %s", id)
 	}

@@ -75,9 +75,12 @@ func (b *Bundle) openMeta(sealed []byte, aad string) ([]byte, error) {
 	return openWith(b.MetaKey, sealed, aad)
 }
 
-// openTagged opens what the key seals that the tag is of, and says whose that is; "*": of all.
+// allGroups stands for a group where something is sealed with K_common.
+const allGroups = "*"
+
+// openTagged opens what the key seals that the tag is of, and says whose that is.
 func (b *Bundle) openTagged(tag, sealed []byte, aad string) (plain []byte, group string, err error) {
-	for _, g := range append([]Group{{Name: "*", MetaKey: b.Common}, {Name: b.Group, MetaKey: b.MetaKey}}, b.Groups...) {
+	for _, g := range append([]Group{{Name: allGroups, MetaKey: b.Common}}, b.groups()...) {
 		own, err := hkdf.Key(sha256.New, g.MetaKey, nil, "pgtrove v1 keys group tag", 8)
 		if err != nil {
 			return nil, "", err
