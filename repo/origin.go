@@ -178,7 +178,7 @@ func (s *Session) confirmKey(ctx context.Context) error {
 		_, err := getRecord[removingRecord](ctx, r, by.Entry, removingSuffix)
 		switch {
 		case err == nil || errors.Is(err, storage.ErrNotExist):
-			return errRemoved(by)
+			return fmt.Errorf("%w: key %q (%s) is being removed, and whether the snapshot still counts is not known yet", keys.ErrOrigin, by.Name, by.Entry)
 		case !unbelievable(err):
 			return err
 		}

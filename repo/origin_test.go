@@ -307,6 +307,39 @@ func TestWhoIsRemovedWhileHeCommitsIsNotToldThatHeHas(t *testing.T) {
 	}
 }
 
+// TestWhoCommitsWhileHeIsRemovedIsNotToldThatHeHas: the other way round, a whole session at each request of the removal.
+func TestWhoCommitsWhileHeIsRemovedIsNotToldThatHeHas(t *testing.T) {
+	told := map[bool]int{}
+	for n, calls := 1, 1; n <= calls; n++ {
+		f := newFixture(t)
+		db1, key, _ := addKey(t, f.open(t, f.store), NewKey{Name: "test", Role: keys.Writer})
+		var sid string
+		var err error
+		calls = 0
+		armed := false
+		s := fault.New(f.store, func(fault.Op) fault.Action {
+			if armed {
+				if calls++; calls == n {
+					sid, _, err = write(context.Background(), db1, pieces(6, 1))
+				}
+			}
+			return fault.Action{}
+		})
+		owner := openAs(t, s, f.id)
+		armed = true
+		_, removeErr := owner.RemoveKey(t.Context(), key.ID)
+		must(t, removeErr)
+		counting, _ := shown(t, openAs(t, f.store, f.id))
+		// Whoever is told that it failed may have a snapshot all the same, as after any lost answer.
+		if told[err == nil]++; err == nil && !slices.Contains(counting, sid) || err != nil && !errors.Is(err, ErrOrigin) {
+			t.Errorf("at request %d: counting %v, told %v", n, counting, err)
+		}
+	}
+	if told[true] == 0 || told[false] == 0 {
+		t.Errorf("%v", told)
+	}
+}
+
 // TestABundleWithoutARootKeyGoesOnAsBefore: a repository of a program that knew no signatures.
 func TestABundleWithoutARootKeyGoesOnAsBefore(t *testing.T) {
 	f := bareFixture(t)
