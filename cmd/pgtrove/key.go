@@ -30,7 +30,8 @@ docs/security.md says what each of them can do in the wrong hands, and docs/runb
 	return c
 }
 
-// openAsOwner opens the repository for a command that changes keys; what is that command. Errors: keys.ErrRole where the key in use is no owner's.
+// openAsOwner opens the repository for a command that changes keys; what is that command. Errors: keys.ErrRole where the key in use is no owner's;
+// repo.ErrUnsigned.
 func (a *app) openAsOwner(ctx context.Context, what string) (*repo.Repo, error) {
 	r, err := a.openRepository(ctx)
 	if err != nil {
@@ -39,6 +40,9 @@ func (a *app) openAsOwner(ctx context.Context, what string) (*repo.Repo, error) 
 	if r.Role() != keys.Owner {
 		return nil, a.lacksRole(r, what, "only an owner may make, remove and change keys",
 			"run it where an owner's identity is, and name that with --key-file FILE")
+	}
+	if r.Root() == nil {
+		return nil, fmt.Errorf("%s: %w", what, repo.ErrUnsigned)
 	}
 	return r, nil
 }
