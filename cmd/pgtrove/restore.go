@@ -132,8 +132,8 @@ func (a *app) restore(ctx context.Context, o *restoreOptions) error {
 	if err != nil {
 		return err
 	}
-	if r.Role() != keys.Owner && !o.local.list && !o.local.dryRun {
-		return a.lacksRole(r, "restore", "opens no backup", "restore with an owner's identity, which need not be on this host: --key-file FILE. --dry-run and --list work with this key")
+	if r.Role() != keys.Owner && !o.local.list {
+		return a.lacksRole(r, "restore", "opens no backup", "restore with an owner's identity, which need not be on this host: --key-file FILE. With this key --list works")
 	}
 	if err := a.checkRecoveryKey(ctx); err != nil {
 		return fmt.Errorf("restore: --recovery-key-file %s: %w", a.recoveryKey, err)

@@ -104,7 +104,7 @@ func (w *world) livesWithItsKey(first snapshot) {
 	w.t.Helper()
 	for _, args := range [][]string{
 		{"wal", "list"}, {"snapshots"}, {"info"}, {"check"}, {"verify"}, {"key", "list"}, {"inspect"},
-		{"restore", "--list", first.ID}, {"restore", "--dry-run", "--to", filepath.Join(w.dir, "nothing")}, {"pin", first.ID}, {"unpin", first.ID},
+		{"restore", "--list", first.ID}, {"pin", first.ID}, {"unpin", first.ID},
 		{"forget", "--keep-last", "1", "--dry-run"}, {"forget", first.ID}, {"prune"}, {"prune"}, {"snapshots"},
 	} {
 		w.ok("", args...)
@@ -125,6 +125,7 @@ func (w *world) isToldWhatItMayNot() {
 	}
 	to := filepath.Join(w.dir, "nothing")
 	may(w.ends(8, "", "restore", "--to", to), "opens no backup")
+	may(w.ends(8, "", "restore", "--to", to, "--dry-run"), "opens no backup")
 	if _, err := os.Lstat(to); err == nil {
 		w.t.Error("it wrote something")
 	}
