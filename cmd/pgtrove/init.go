@@ -425,9 +425,11 @@ its backups. A bucket can (docs/object-storage.md); or copy the directory to whe
 
 // ownedElsewhere says who can do what with a repository whose owner is not here.
 func ownedElsewhere(r *repo.Repo, keyFile, root string, o initOptions) string {
-	text := fmt.Sprintf("%s, whose identity is elsewhere, can read the backups and make more keys. If it is lost, they are lost.\n"+
-		"Add this line to the identity file of each owner, so that it opens no other repository that is put in the place of this one:\n  # repository root: %s\n",
-		showCount(int64(len(o.recipients)), "owner", "owners"), root)
+	who := "The owner, whose identity is elsewhere, can read the backups and make more keys. If that is lost, they are lost.\n"
+	if n := len(o.recipients); n > 1 {
+		who = fmt.Sprintf("%d owners, whose identities are elsewhere, can read the backups and make more keys. If all of these are lost, so are they.\n", n)
+	}
+	text := fmt.Sprintf("%sAdd this line to the identity file of each owner, so that it opens no other repository that is put in the place of this one:\n  # repository root: %s\n", who, root)
 	opens := "no backup and no WAL"
 	if r.Role() == keys.Standby {
 		opens = "WAL, but no backup"

@@ -198,5 +198,5 @@ func quantumNote(kind, text string) string {
 	if text == "" || strings.HasPrefix(text, "age1pq1") || kind == keys.KindPassphrase {
 		return ""
 	}
-	return "A recipient of this kind is not made to withstand quantum computers: who copies the repository now might open this key one day (age1pq1... is).\n"
+	return fmt.Sprintf("The recipient %s is not made to withstand quantum computers: who copies the repository now might open its key one day (age1pq1... is).\n", shortened(text))
 }

@@ -96,7 +96,7 @@ func (a *app) rotateKey(ctx context.Context, name string, o *keyRotateOptions) e
 		return withHint(fmt.Errorf("rotate key %s: there is a new one, but the old one could not be removed: %w", old.Name, err), "`pgtrove key remove %s`", old.ID)
 	}
 	if old.Current {
-		a.out.info("the identity that this command used opens nothing any more: use the new one from now on")
+		a.out.info("the key that this command used is removed: use the new one from now on")
 	}
 	return nil
 }
