@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -51,9 +52,19 @@ type Key struct {
 	Secret    []byte
 }
 
-// OpenBundle opens the age file of a bundle.
-func OpenBundle(file []byte, identities ...age.Identity) (*Bundle, error) {
-	r, err := age.Decrypt(bytes.NewReader(file), identities...)
+// OpenBundle opens the age file of a bundle with the first identity that does.
+func OpenBundle(file []byte, identities ...age.Identity) (b *Bundle, err error) {
+	for _, id := range identities {
+		var other *age.NoIdentityMatchError
+		if b, err = openBundle(file, id); !errors.As(err, &other) {
+			return b, err
+		}
+	}
+	return nil, err
+}
+
+func openBundle(file []byte, id age.Identity) (*Bundle, error) {
+	r, err := age.Decrypt(bytes.NewReader(file), id)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +76,11 @@ func OpenBundle(file []byte, identities ...age.Identity) (*Bundle, error) {
 	if len(plain) > most {
 		return nil, damaged("bundle of more than %d bytes", most)
 	}
-	return parseBundle(plain)
+	b, err := parseBundle(plain)
+	if err != nil {
+		return nil, err
+	}
+	return b, b.Certificate.allows(id)
 }
 
 func parseBundle(plain []byte) (*Bundle, error) {

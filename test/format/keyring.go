@@ -61,6 +61,25 @@ func (b *Bundle) certificate(signed []byte) (*Certificate, error) {
 	return c, nil
 }
 
+// allows says whether a bundle of the certificate may be encrypted to who has id, as far as its recipient is known.
+func (c *Certificate) allows(id age.Identity) error {
+	var recipient string
+	switch id := id.(type) {
+	case *age.HybridIdentity:
+		recipient = id.Recipient().String()
+	case *age.X25519Identity:
+		recipient = id.Recipient().String()
+	}
+	if c.Recipients == nil || recipient == "" {
+		return nil
+	}
+	sum := sha256.Sum256(labelled("pgtrove v1 recipient", recipient))
+	if !slices.ContainsFunc(c.Recipients, func(r []byte) bool { return bytes.Equal(r, sum[:16]) }) {
+		return fmt.Errorf("%w: the bundle of %s is encrypted to somebody else", ErrOrigin, c.Entry)
+	}
+	return nil
+}
+
 // openSigned takes the signed form of a payload apart.
 func (b *Bundle) openSigned(signed []byte, aad string) (*Certificate, []byte, error) {
 	c := cursor{b: signed}
@@ -198,8 +217,9 @@ func (r *Repository) readKeys() (err error) {
 	return nil
 }
 
-// openBundle is section 6.2.
-func (r *Repository) openBundle(identities []age.Identity) error {
+// openBundle is section 6.2. root is the public half of the root key, nil if that is not known.
+func (r *Repository) openBundle(root ed25519.PublicKey, identities []age.Identity) error {
+	bad := errors.New("no bundle that the identities open")
 	rank := map[string]int{"writer": 1, "standby": 2, "owner": 3}
 	best, number := (*Bundle)(nil), map[string]int{}
 	for _, name := range r.Names("keys/") {
@@ -220,8 +240,12 @@ func (r *Repository) openBundle(identities []age.Identity) error {
 		if errors.As(err, &other) || err == nil && b.Repository != r.Config.ID {
 			continue
 		}
+		if err == nil && root != nil && !root.Equal(b.Root) {
+			err = fmt.Errorf("%w: another root key", ErrOrigin)
+		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			bad = fmt.Errorf("%s: %w", name, err)
+			continue
 		}
 		r.Bundle = b
 		if use, err := r.inUse(entry, at); err != nil || !use {
@@ -238,7 +262,7 @@ func (r *Repository) openBundle(identities []age.Identity) error {
 		}
 	}
 	if r.Bundle = best; best == nil {
-		return errors.New("no bundle that the identities open")
+		return bad
 	}
 	return nil
 }

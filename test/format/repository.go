@@ -2,6 +2,7 @@ package format
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -45,9 +46,14 @@ type Config struct {
 	}
 }
 
-// Open reads the config and the first bundle that the identities open, the
+// Open reads the config and the bundle that the identities open, the
 // names of all objects, and the index.
 func Open(fsys fs.FS, identities ...age.Identity) (*Repository, error) {
+	return OpenPinned(fsys, nil, identities...)
+}
+
+// OpenPinned is Open where the public half of the root key is known.
+func OpenPinned(fsys fs.FS, root ed25519.PublicKey, identities ...age.Identity) (*Repository, error) {
 	r := &Repository{fsys: fsys, places: map[string]map[ID]place{}, usable: map[string]map[ID]bool{}}
 	object, err := r.Object("config")
 	if err != nil {
@@ -59,7 +65,7 @@ func Open(fsys fs.FS, identities ...age.Identity) (*Repository, error) {
 	if err := r.list(); err != nil {
 		return nil, err
 	}
-	if err := r.openBundle(identities); err != nil {
+	if err := r.openBundle(root, identities); err != nil {
 		return nil, err
 	}
 	if err := r.readKeys(); err != nil {

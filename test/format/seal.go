@@ -81,7 +81,7 @@ const allGroups = "*"
 // openTagged opens what the key seals that the tag is of, and says whose that is.
 func (b *Bundle) openTagged(tag, sealed []byte, aad string) (plain []byte, group string, err error) {
 	for _, g := range append([]Group{{Name: allGroups, MetaKey: b.Common}}, b.groups()...) {
-		own, err := hkdf.Key(sha256.New, g.MetaKey, nil, "pgtrove v1 keys group tag", 8)
+		own, err := tagOf(g.MetaKey)
 		if err != nil {
 			return nil, "", err
 		}
@@ -94,6 +94,11 @@ func (b *Bundle) openTagged(tag, sealed []byte, aad string) (plain []byte, group
 		return nil, "", damaged("the tag %x is that of no key", tag)
 	}
 	return nil, "", ErrForeign
+}
+
+// tagOf is the tag of K_meta of a group, or of K_common.
+func tagOf(secret []byte) ([]byte, error) {
+	return hkdf.Key(sha256.New, secret, nil, "pgtrove v1 keys group tag", 8)
 }
 
 func openWith(secret, sealed []byte, aad string) ([]byte, error) {
