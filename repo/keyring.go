@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -27,6 +28,7 @@ type keyNames struct {
 	bundles map[string][]int           // by entry: the numbers of its bundles, ascending
 	records map[string]map[string]bool // by entry: the suffixes of its records
 	active  map[int]bool               // bundles of these numbers are in use, besides the first
+	marked  int                        // the highest number of which somebody says so
 }
 
 // parseKeyName says what a name under keys/ means: the bundle of an entry with its number, or a record of an entry, or, of no entry, that bundles of a
@@ -69,7 +71,7 @@ func listKeys(ctx context.Context, store storage.Store) (*keyNames, error) {
 		switch {
 		case !ok:
 		case entry == "":
-			n.active[number] = true
+			n.active[number], n.marked = true, max(n.marked, number)
 		case record == "":
 			n.bundles[entry] = append(n.bundles[entry], number)
 		default:
@@ -88,6 +90,37 @@ func listKeys(ctx context.Context, store storage.Store) (*keyNames, error) {
 	return n, nil
 }
 
+// listKeys is listKeys of the repository's storage, in which bundles are in use only of those numbers of which an owner says so.
+func (r *Repo) listKeys(ctx context.Context) (*keyNames, error) {
+	n, err := listKeys(ctx, r.store)
+	if err != nil || !r.signed() {
+		return n, err
+	}
+	for number := range maps.Clone(n.active) {
+		active, err := r.isActive(ctx, number)
+		if err != nil {
+			return nil, err
+		}
+		if !active {
+			delete(n.active, number)
+		}
+	}
+	return n, nil
+}
+
+// isActive says whether an owner has said that bundles of a number are in use.
+func (r *Repo) isActive(ctx context.Context, number int) (bool, error) {
+	text, err := r.getCertified(ctx, bundleKey(generationName, number), generationName)
+	var g generationRecord
+	switch {
+	case errors.Is(err, storage.ErrNotExist), unbelievable(err):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return json.Unmarshal(text, &g) == nil && g.Version == recordVersion && g.Number == number, nil
+}
+
 // current gives the numbers of an entry's bundles that are in use, the newest first.
 func (n *keyNames) current(entry string) (numbers []int) {
 	for _, number := range slices.Backward(n.bundles[entry]) {
@@ -101,10 +134,7 @@ func (n *keyNames) current(entry string) (numbers []int) {
 
 // newest is the highest number that anything under keys/ has.
 func (n *keyNames) newest() int {
-	newest := 1
-	for number := range n.active {
-		newest = max(newest, number)
-	}
+	newest := max(1, n.marked)
 	for _, numbers := range n.bundles {
 		newest = max(newest, numbers[len(numbers)-1])
 	}
@@ -179,7 +209,7 @@ func (r *Repo) freshKeyring(ctx context.Context) (*keyring, error) {
 func (r *Repo) readKeyring(ctx context.Context, names *keyNames) (*keyring, error) {
 	if names == nil {
 		var err error
-		if names, err = listKeys(ctx, r.store); err != nil {
+		if names, err = r.listKeys(ctx); err != nil {
 			return nil, err
 		}
 	}

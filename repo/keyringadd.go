@@ -252,10 +252,7 @@ func (r *Repo) putKey(ctx context.Context, k NewKey, claimed []vouched) (*Key, e
 		}
 	}
 	if err == nil {
-		var names *keyNames
-		if names, err = listKeys(ctx, r.store); err == nil {
-			err = r.mustBeNewest(names) // who changes all bundles looks for new ones afterwards, and has not seen this one if that is over
-		}
+		err = r.isNewest(ctx, issued.record.Entry)
 	}
 	if err != nil {
 		for _, o := range slices.Backward(issued.objects()) {
@@ -265,6 +262,19 @@ func (r *Repo) putKey(ctx context.Context, k NewKey, claimed []vouched) (*Key, e
 	}
 	key := issued.record.key()
 	return &key, nil
+}
+
+// isNewest says whether a bundle that was just stored has all keys that there are: who makes all bundles anew looks for new entries afterwards, and gives them theirs. If
+// that was over before, nobody does: ErrStale.
+func (r *Repo) isNewest(ctx context.Context, entry string) error {
+	names, err := r.listKeys(ctx)
+	if err != nil {
+		return err
+	}
+	if numbers := names.current(entry); len(numbers) > 0 && numbers[0] > 1 {
+		return nil
+	}
+	return r.mustBeNewest(names)
 }
 
 // putSame is Put, but that the very same object is there already is no failure: an answer was lost.

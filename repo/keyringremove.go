@@ -71,7 +71,7 @@ func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err erro
 
 // closeKey says that a key is being removed, from when on its holder's sessions are not told that they have committed.
 func (r *Repo) closeKey(ctx context.Context, ring *keyring, holders map[string]*entryRecord, id string) error {
-	owner := holders[id] != nil && holders[id].Role == keys.Owner
+	owner := holders[id] == nil || holders[id].Role == keys.Owner // a bundle of which nobody knows whose it is may be the only owner's
 	if owner && !otherOwner(ring, holders, id) {
 		return ErrLastOwner
 	}

@@ -76,9 +76,12 @@ func (r *Repo) advance(ctx context.Context, next *keys.Bundle, holders map[strin
 	if err != nil {
 		return nil, err
 	}
-	names, err := listKeys(ctx, r.store)
+	names, err := r.listKeys(ctx)
 	if err == nil {
 		err = r.mustBeNewest(names)
+	}
+	if err == nil && holders[r.entry] == nil {
+		err = fmt.Errorf("%w: nobody knows any more whom the bundle of this key (%s) is to be wrapped for: add another owner's, and open the repository with that", ErrMissing, r.entry)
 	}
 	if err != nil {
 		return nil, err

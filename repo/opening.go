@@ -178,11 +178,7 @@ func (f *finder) mayUse(ctx context.Context, r *Repo) (bool, error) {
 		return true, nil
 	}
 	if r.number > 1 {
-		_, err := r.getCertified(ctx, bundleKey(generationName, r.number), generationName)
-		switch {
-		case errors.Is(err, storage.ErrNotExist), unbelievable(err):
-			return false, nil
-		case err != nil:
+		if active, err := r.isActive(ctx, r.number); !active || err != nil {
 			return false, err
 		}
 	}
