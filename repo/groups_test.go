@@ -309,3 +309,25 @@ func TestACacheIsForOneSetOfGroups(t *testing.T) {
 	look(map[*Repo]int{g.a: 1, g.b: 1, g.owner: 2}) // whose a shard is the run says
 	look(map[*Repo]int{g.a: 0, g.b: 0, g.owner: 0})
 }
+
+func TestAnOwnerComparesArchivedFilesAsWhoeverStoredThem(t *testing.T) {
+	g := newGrouped(t)
+	const key = "wal/two/1/00000001/000000010000000000000001"
+	content := bytes.Repeat([]byte("content"), 1000)
+	for _, r := range []*Repo{g.b, g.owner, g.b} {
+		_, err := r.PutArchive(t.Context(), key, []byte("header"), content)
+		must(t, err)
+		if _, err := r.PutArchive(t.Context(), key, nil, content[1:]); !errors.Is(err, ErrConflict) {
+			t.Errorf("%s, other content: %v", r.bundle.Name, err)
+		}
+		if same, err := r.SameArchive(t.Context(), key, content); err != nil || !same {
+			t.Errorf("%s: the same: %v, %v", r.bundle.Name, same, err)
+		}
+	}
+	if _, got, err := g.owner.GetArchive(t.Context(), key); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if _, _, err := g.a.GetArchive(t.Context(), key); !errors.Is(err, ErrDamaged) {
+		t.Errorf("in another group: %v", err)
+	}
+}

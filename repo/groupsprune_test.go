@@ -368,7 +368,9 @@ func TestASessionTakesOverNothingOfAnotherGroup(t *testing.T) {
 		return fault.Action{}
 	})
 	runs := makeRuns(g.b, 91, 20)
-	if err := g.on(t, store, g.b).Write(t.Context(), options(), func(ctx context.Context, s *Session) error {
+	before := options()
+	before.Now = func() time.Time { return time.Now().Add(-time.Hour) }
+	if err := g.on(t, store, g.b).Write(t.Context(), before, func(ctx context.Context, s *Session) error {
 		killed = s.ID()
 		return errors.Join(writing(runs)(ctx, s), s.Flush(ctx))
 	}); !errors.Is(err, gone) {
