@@ -134,6 +134,9 @@ func (h *household) again(t *testing.T, what string, c change) {
 	must(t, err)
 	there := map[string]bool{}
 	for _, k := range all {
+		if errors.Is(k.Err, ErrOrigin) {
+			t.Errorf("%s: there is a bundle, and nobody knows whose: %+v", what, k)
+		}
 		if k.Err == nil && (!c.adds || k.Name != "added") {
 			there[k.ID] = true
 			continue
