@@ -382,8 +382,8 @@ func (r *Repository) readIndex() error {
 	}
 	for _, name := range names {
 		packs, o, err := r.sealedSegment(name)
-		if errors.Is(err, ErrForeign) || errors.Is(err, ErrOrigin) {
-			continue
+		if errors.Is(err, ErrForeign) || errors.Is(err, ErrOrigin) || errors.Is(err, ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
+			continue // the rest is no worse for it
 		}
 		if err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -272,6 +273,23 @@ func TestIndexSegmentsOfUnknownOriginAreNone(t *testing.T) {
 	refuses(t, "the tag of no key", read(secret, flipped(head, -1), sized(certificate), signature, payload), ErrDamaged)
 	_, err = g.open(t, "of-main").Bundle.openSealed("pgtindx", name[0], g.seal(t, secret, flipped(head, -1), name[0], payload))
 	refuses(t, "the tag of no key, to a writer", err, ErrForeign)
+
+	for what, object := range map[string][]byte{
+		"of unknown origin": g.seal(t, secret, head, name[0], sized(certificate), flipped(signature, 9), payload),
+		"sealed for all":    g.seal(t, b.Common, forAll, name[0], sized(b.certificateBytes(t)), own, payload),
+	} {
+		g.put(t, name[0], object)
+		r := g.open(t, "owner")
+		found, err := r.Snapshots()
+		if err != nil || len(found) != 2 {
+			t.Fatalf("%s: %d snapshots, %v", what, len(found), err)
+		}
+		for _, m := range found {
+			if _, err := r.Of(m).Listing(m); errors.Is(err, ErrDamaged) != (path.Base(path.Dir(name[0])) == m.ID) {
+				t.Errorf("a segment %s: listing of %s: %v", what, m.Cluster, err)
+			}
+		}
+	}
 }
 
 func TestWhatNoOwnerHasSignedOfKeysSaysNothing(t *testing.T) {
@@ -360,25 +378,29 @@ func TestBundlesThatTheRootKeyHasNotSignedAreRefused(t *testing.T) {
 		"another root key":       func(_, s map[string]any) { s["root"], s["root_secret"] = public, seed },
 		"another signing key":    func(_, s map[string]any) { s["secret"] = seed },
 		"who certifies oneself":  func(_, s map[string]any) { s["certificate"] = certify(t, forger, own, func(map[string]any) {}) },
-		"of another version": func(_, s map[string]any) {
+		"of no entry": func(_, s map[string]any) {
 			s["certificate"] = certify(t, g.root, own, func(m map[string]any) { m["entry"] = "x" })
 		},
-		"no secret of the root":   func(_, s map[string]any) { delete(s, "root_secret") },
-		"another root's secret":   func(_, s map[string]any) { s["root_secret"] = seed },
-		"no root key":             func(_, s map[string]any) { delete(s, "root") },
-		"more about signing":      func(_, s map[string]any) { s["more"] = 1 },
+		"no secret of the root": func(_, s map[string]any) { delete(s, "root_secret") },
+		"another root's secret": func(_, s map[string]any) { s["root_secret"] = seed },
+		"no root key":           func(_, s map[string]any) { delete(s, "root") },
+		"more about signing":    func(_, s map[string]any) { s["more"] = 1 },
+	} {
+		if err := parse(change); !errors.Is(err, ErrOrigin) && !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for what, change := range map[string]func(m, s map[string]any){
 		"a bundle of version 1":   func(m, _ map[string]any) { m["version"] = 1 },
 		"no K_common":             func(m, _ map[string]any) { delete(m, "common_key") },
 		"a group's K_common":      func(m, _ map[string]any) { m["common_key"] = m["meta_key"] },
-		"a group of two names":    func(m, _ map[string]any) { group(m)["id_key"] = m["id_key"] },
+		"two groups of a K_id":    func(m, _ map[string]any) { group(m)["id_key"] = m["id_key"] },
 		"two groups of a WAL key": func(m, _ map[string]any) { group(m)["wal_keys"] = m["wal_keys"] },
 		"two groups of a name":    func(m, _ map[string]any) { group(m)["name"] = "" },
 		"a group called main":     func(m, _ map[string]any) { group(m)["name"] = "main" },
 		"a long name of a group":  func(m, _ map[string]any) { group(m)["name"] = strings.Repeat("g", 64) },
 	} {
-		if err := parse(change); !errors.Is(err, ErrOrigin) && !errors.Is(err, ErrDamaged) {
-			t.Errorf("%s: %v", what, err)
-		}
+		refuses(t, what, parse(change), ErrDamaged)
 	}
 }
 
