@@ -2,6 +2,7 @@ package restore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,12 +15,15 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pgtrove/pgtrove/snapshot"
 )
 
 // Marker is a file in the data directory that says that a restore into it has not finished.
 const Marker = "pgtrove.restore-incomplete"
 
-// ConfigDir is the directory in the restored data directory for configuration files that lay outside the original one.
+// ConfigDir is the directory in the restored data directory for configuration files that lay outside the original one. Where the
+// original, restored once before, has it already, another name beginning with it is taken.
 const ConfigDir = "pgtrove-config"
 
 // tablespace is where one is to go.
@@ -31,6 +35,7 @@ type tablespace struct {
 // destination is where a snapshot is to go, checked, nothing made yet.
 type destination struct {
 	dir     string // absolute
+	config  string // the name of the directory for files from elsewhere
 	spaces  []tablespace
 	present *present // what a delta restore finds there; nil: nothing
 	links   []linked // only with Options.LinkAll
@@ -74,6 +79,44 @@ func (o *Options) destination() (*destination, error) {
 		}
 	}
 	return d, nil
+}
+
+// foresee is destination, with what has to be known of the listing before anything is put into its place.
+func (o *Options) foresee(ctx context.Context, c Chunks) (*destination, error) {
+	d, err := o.destination()
+	if err != nil {
+		return nil, err
+	}
+	s := newSource(c, o.IsDamage)
+	if err := d.nameConfig(ctx, s, o); err != nil {
+		return nil, err
+	}
+	return d, d.findLinks(ctx, s, o)
+}
+
+// nameConfig finds a name that the data directory has not for the directory of files from elsewhere, of which the listing tells
+// first.
+func (d *destination) nameConfig(ctx context.Context, c *source, o *Options) error {
+	const prefix = snapshot.DataRoot + "/" + ConfigDir
+	enough := errors.New("enough is known")
+	taken, elsewhere := map[string]bool{}, false
+	err := o.Snapshot.Root.Walk(ctx, c, func(e *snapshot.Entry) error {
+		elsewhere = elsewhere || within(e.Path, snapshot.ConfigRoot)
+		if strings.HasPrefix(e.Path, prefix) {
+			taken[e.Path] = true
+		} else if !elsewhere || e.Path > prefix {
+			return enough
+		}
+		return nil
+	})
+	d.config = ConfigDir
+	for n := 2; taken[snapshot.DataRoot+"/"+d.config]; n++ {
+		d.config = fmt.Sprintf("%s-%d", ConfigDir, n)
+	}
+	if errors.Is(err, enough) {
+		return nil
+	}
+	return err
 }
 
 // within says whether path is dir or lies below it.

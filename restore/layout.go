@@ -95,7 +95,7 @@ func (l *layout) close() error {
 // locate says where an entry of the listing goes.
 func (l *layout) locate(path string) (place, error) {
 	if rest, ok := strings.CutPrefix(path, snapshot.ConfigRoot); ok && (rest == "" || rest[0] == '/') {
-		return place{l.data, ConfigDir + rest}, nil
+		return place{l.data, l.dest.config + rest}, nil
 	}
 	if path == snapshot.DataRoot {
 		return place{l.data, "."}, nil
@@ -119,7 +119,7 @@ func (l *layout) locate(path string) (place, error) {
 // shown is where an entry of the listing goes, also where nothing is made yet.
 func (l *layout) shown(path string) string {
 	if rest, ok := strings.CutPrefix(path, snapshot.ConfigRoot); ok && (rest == "" || rest[0] == '/') {
-		return filepath.Join(l.dest.dir, ConfigDir, rest)
+		return filepath.Join(l.dest.dir, l.dest.config, rest)
 	}
 	if k := l.dest.linkAt(path); k != nil {
 		return filepath.Join(k.to, strings.TrimPrefix(path, k.path))

@@ -91,10 +91,7 @@ func Run(ctx context.Context, c Chunks, o Options) (*Report, error) {
 	if (o.Recovery == nil) != (o.FetchWAL != nil) {
 		return nil, errors.New("restore: want either recovery settings or WAL")
 	}
-	d, err := o.destination()
-	if err == nil {
-		err = d.findLinks(ctx, newSource(c, o.IsDamage), &o)
-	}
+	d, err := o.foresee(ctx, c)
 	if err != nil {
 		return nil, err
 	}

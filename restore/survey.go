@@ -48,10 +48,7 @@ const (
 func List(ctx context.Context, c Chunks, o Options, each func(e *snapshot.Entry, to string) error) error {
 	var l *layout
 	if o.To != "" {
-		d, err := o.destination()
-		if err == nil {
-			err = d.findLinks(ctx, newSource(c, o.IsDamage), &o)
-		}
+		d, err := o.foresee(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -68,10 +65,7 @@ func List(ctx context.Context, c Chunks, o Options, each func(e *snapshot.Entry,
 
 // DryRun makes all checks and plans of Run, and writes nothing.
 func DryRun(ctx context.Context, c Chunks, o Options) (*Survey, error) {
-	d, err := o.destination()
-	if err == nil {
-		err = d.findLinks(ctx, newSource(c, o.IsDamage), &o)
-	}
+	d, err := o.foresee(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -109,7 +109,7 @@ func (s *sweeper) keeps(d *sweptDir, name string) bool {
 		switch name {
 		case Marker, snapshot.UnarchivedDir, "lost+found":
 			return true
-		case ConfigDir:
+		case s.dest.config:
 			return s.config
 		}
 	}
