@@ -35,6 +35,9 @@ type Options struct {
 	Key    chunk.Key
 	// Spare are files and directories that must not lie where Delta would remove them: the repository, keys. Absolute.
 	Spare []string
+	// Archived says whether the archive has a file of pg_wal, by its name. Of WAL that is in the directory Delta removes only what
+	// the archive has and its server took for archived. Nil: the server is believed.
+	Archived func(name string) bool
 	// LinkAll makes what the data directory had links to, pg_wal or a certificate, links again, to the same places, which have
 	// to be absent or empty. Else it comes inside.
 	LinkAll bool
@@ -76,7 +79,7 @@ type Report struct {
 	Copied     int64    // bytes taken from Reuse
 	Fetched    int64    // bytes read from packs
 	Removed    int64    // files that the snapshot has not
-	Unarchived int64    // WAL files that were never archived, and are in snapshot.UnarchivedDir now
+	Unarchived int64    // WAL files that the archive has not, and that are in snapshot.UnarchivedDir now
 	Replaced   []string // links that are replaced by what the snapshot has; what they led to is as it was
 }
 

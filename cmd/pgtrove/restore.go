@@ -174,7 +174,7 @@ func (a *app) prepareRestore(ctx context.Context, r *repo.Repo, o *restoreOption
 	run := &restoreRun{Options: restore.Options{
 		Snapshot: m, To: o.to, Tablespaces: o.moves, Jobs: a.jobs(allJobs()), IsDamage: isDamage,
 		Delta: o.local.delta, Reuse: o.local.reuse, Strict: o.local.strict, Key: r.IDKey(), ArchiveOff: o.local.archiveMode == archiveOff,
-		LinkAll: o.local.linkAll, AllTablespaces: o.local.tablespaces, Spare: a.ownPlaces(),
+		LinkAll: o.local.linkAll, AllTablespaces: o.local.tablespaces, Spare: a.ownPlaces(), Archived: c.Coverage.HasFile,
 	}}
 	if o.noRecovery {
 		archive := archiveOf(m).in(r)

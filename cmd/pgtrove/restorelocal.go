@@ -102,7 +102,7 @@ func localText(o restore.Options, r *restore.Report) string {
 		text += fmt.Sprintf("  removed: %s that the snapshot has not\n", showCount(r.Removed, "file", "files"))
 	}
 	if r.Unarchived > 0 {
-		text += fmt.Sprintf("  moved to %s/%s: WAL that was never archived, %s; remove it when you are sure that nothing in it is missed\n",
+		text += fmt.Sprintf("  moved to %s/%s: WAL that the archive has not, %s; remove it when you are sure that nothing in it is missed\n",
 			r.Dir, snapshot.UnarchivedDir, showCount(r.Unarchived, "file", "files"))
 	}
 	for _, m := range r.Linked {
@@ -183,7 +183,7 @@ func (a *app) dryRestore(ctx context.Context, view *repo.View, o restore.Options
 		text += fmt.Sprintf("  to be removed: %s that the snapshot has not, with all that is in them\n", showCount(s.Removed, "file or directory", "files and directories"))
 	}
 	if s.Unarchived > 0 {
-		text += fmt.Sprintf("  to be moved aside: WAL that was never archived, %s\n", showCount(s.Unarchived, "file", "files"))
+		text += fmt.Sprintf("  to be moved aside: WAL that the archive has not, %s\n", showCount(s.Unarchived, "file", "files"))
 	}
 	for _, m := range s.Tablespaces {
 		text += fmt.Sprintf("  tablespace: %s goes to %s\n", m.From, m.To)
