@@ -30,11 +30,13 @@ const ConfigDir = "pgtrove-config"
 type tablespace struct {
 	oid      string
 	old, new string
+	real     string // new, with no links in it
 }
 
 // destination is where a snapshot is to go, checked, nothing made yet.
 type destination struct {
 	dir     string // absolute
+	real    string // dir, with no links in it
 	config  string // the name of the directory for files from elsewhere
 	spaces  []tablespace
 	present *present // what a delta restore finds there; nil: nothing
@@ -53,7 +55,7 @@ func (o *Options) destination() (*destination, error) {
 	if err != nil || o.To == "" {
 		return nil, &RefusedError{Reason: fmt.Sprintf("no directory to restore to: %q", o.To)}
 	}
-	d := &destination{dir: dir}
+	d := &destination{dir: dir, real: truePath(dir)}
 	if d.present, err = o.checkData(dir); err != nil {
 		return nil, err
 	}
@@ -69,11 +71,11 @@ func (o *Options) destination() (*destination, error) {
 		if err := d.checkSpace(s); err != nil {
 			return nil, err
 		}
-		if s.new == dir {
+		if s.real == d.real {
 			return nil, &RefusedError{Reason: fmt.Sprintf("tablespace %s cannot go to %s, the data directory itself", s.oid, dir)}
 		}
 		for _, other := range d.spaces[:i] {
-			if s.new == other.new {
+			if s.real == other.real {
 				return nil, &RefusedError{Reason: fmt.Sprintf("tablespaces %s and %s would both go to %s", other.old, s.old, s.new)}
 			}
 		}
@@ -122,6 +124,18 @@ func (d *destination) nameConfig(ctx context.Context, c *source, o *Options) err
 // within says whether path is dir or lies below it.
 func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// truePath follows the links in a path, as far as it is there.
+func truePath(path string) string {
+	for at, rest := path, ""; ; at, rest = filepath.Dir(at), filepath.Join(filepath.Base(at), rest) {
+		if real, err := filepath.EvalSymlinks(at); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if at == filepath.Dir(at) {
+			return path
+		}
+	}
 }
 
 // lookAt says what is at path: whether it is there, and the first names in it.
@@ -239,6 +253,7 @@ func (o *Options) place(d *destination) ([]tablespace, error) {
 				Hint:   fmt.Sprintf("say where it shall go: --tablespace %s=/new/directory", s.oid),
 			}
 		}
+		s.real = truePath(s.new)
 		spaces = append(spaces, s)
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Tablespaces)) {

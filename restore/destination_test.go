@@ -176,7 +176,7 @@ func TestTablespaceMapsReadBackAsPostgreSQLReadsThem(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	d := destination{spaces: []tablespace{{"1", "/a", "/a"}, {"2", "/b", `/c\d`}}}
+	d := destination{spaces: []tablespace{{oid: "1", old: "/a", new: "/a"}, {oid: "2", old: "/b", new: `/c\d`}}}
 	if got := string(d.tablespaceMap([]byte("x"))); got != "1 /a\n2 /c\\\\d\n" {
 		t.Errorf("moved: %q", got)
 	}
