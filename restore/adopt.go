@@ -11,20 +11,20 @@ import (
 
 // mkdir makes a directory of the snapshot. What stands in its place and is none goes; of a link what it leads to stays.
 func (r *runner) mkdir(p place) error {
-	if r.dry != nil {
-		return nil
-	}
-	if r.sweep != nil {
+	if r.sweep != nil && p.root != nil {
 		if err := r.clear(p); err != nil {
 			return err
 		}
+	}
+	if r.dry != nil {
+		return nil
 	}
 	return p.mkdir()
 }
 
 func (r *runner) clear(p place) error {
 	info, err := p.root.Lstat(p.rel)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err != nil && r.dry != nil { // a dry run may be behind a link
 		return nil
 	}
 	if err != nil {
@@ -32,13 +32,16 @@ func (r *runner) clear(p place) error {
 	}
 	if info.IsDir() {
 		// Whoever may not look into it could not know what to remove.
-		if info.Mode().Perm()&0o700 != 0o700 {
+		if info.Mode().Perm()&0o700 != 0o700 && r.dry == nil {
 			return p.root.Chmod(p.rel, 0o700)
 		}
 		return nil
 	}
 	if info.Mode()&fs.ModeSymlink != 0 {
 		r.report.Replaced = append(r.report.Replaced, p.path())
+	}
+	if r.dry != nil {
+		return nil
 	}
 	return p.root.Remove(p.rel)
 }
@@ -47,6 +50,11 @@ func (r *runner) clear(p place) error {
 func (r *runner) enter(e *snapshot.Entry, p place) error {
 	if r.sweep == nil || p.root == nil {
 		return nil
+	}
+	if r.dry != nil {
+		if info, err := p.root.Lstat(p.rel); err != nil || !info.IsDir() {
+			return nil // it is not there yet, or would be made in the place of a link
+		}
 	}
 	return r.sweep.enter(e, p)
 }

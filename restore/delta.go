@@ -37,6 +37,13 @@ func (o *Options) existing(dir string) (*present, error) {
 	} else if err := checkVersionFile(dir); err != nil {
 		return nil, err
 	}
+	global := filepath.Dir(pg.ControlPath)
+	if to, err := os.Readlink(filepath.Join(dir, global)); err == nil {
+		return nil, &RefusedError{
+			Reason: fmt.Sprintf("%s is a link to %s: the control file can only be taken away from the data directory itself", filepath.Join(dir, global), to),
+			Hint:   "move that directory to the link's place first; or restore into an empty or a new directory",
+		}
+	}
 	found, err := systemOf(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && left != nil && left.system != "":
@@ -49,7 +56,7 @@ func (o *Options) existing(dir string) (*present, error) {
 		return nil, foreign(dir, found.String(), system)
 	}
 	for _, path := range o.Spare {
-		if lies(path, dir) {
+		if within(path, dir) || lies(path, dir) { // be it a link that leads out
 			return nil, &RefusedError{
 				Reason: fmt.Sprintf("%s lies in %s, and would be removed with what the snapshot has not", path, dir),
 				Hint:   "move it elsewhere first; it must not be in a data directory",

@@ -317,7 +317,7 @@ func TestAServerThatStartsInTheLastMomentKeepsItsControlFile(t *testing.T) {
 	o.Delta = true
 	d, err := o.destination()
 	must(t, err)
-	put(t, filepath.Join(dir, "postmaster.pid"), fmt.Sprint(os.Getppid(), "\n"))
+	put(t, filepath.Join(dir, "postmaster.pid"), fmt.Sprint(aProcess(t), "\n"))
 	if _, err := d.make(&o); !errors.Is(err, ErrRefused) {
 		t.Fatal(err)
 	}

@@ -186,7 +186,8 @@ func (o *Options) checkData(dir string) (*present, error) {
 	}
 }
 
-// livePostmaster says whether the process that postmaster.pid names exists. A process that is not ours counts.
+// livePostmaster says whether the process that postmaster.pid names exists. A process that is not ours counts. This one and its
+// parent are no servers: in a container they have the low numbers that the dead one had (CreateLockFile in miscinit.c, too).
 func livePostmaster(dir string) (pid int, live bool) {
 	b, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
 	if err != nil {
@@ -197,7 +198,10 @@ func livePostmaster(dir string) (pid int, live bool) {
 	if err != nil || pid == 0 {
 		return 0, false
 	}
-	pid = max(pid, -pid) // a standalone backend writes its number negated (CreateLockFile in miscinit.c)
+	pid = max(pid, -pid) // a standalone backend writes its number negated
+	if pid == os.Getpid() || pid == os.Getppid() {
+		return 0, false
+	}
 	err = unix.Kill(pid, 0)
 	return pid, err == nil || errors.Is(err, unix.EPERM)
 }

@@ -115,6 +115,12 @@ func lockMark(f *os.File, dir string) error {
 	if err != nil && !errors.Is(err, unix.ENOLCK) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
 		return fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
+	// Whoever had the lock before may have put another marker there, and have locked that.
+	info, err := f.Stat()
+	here, err2 := os.Lstat(filepath.Join(dir, Marker))
+	if err != nil || err2 != nil || !os.SameFile(info, here) {
+		return busy(dir)
+	}
 	return nil
 }
 

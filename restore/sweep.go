@@ -52,9 +52,6 @@ func (s *sweeper) entry(e *snapshot.Entry) error {
 // enter takes a directory that the snapshot has, at its place. Of a tablespace's only the directory of the snapshot's
 // version is the cluster's; the rest is nobody's or another's.
 func (s *sweeper) enter(e *snapshot.Entry, p place) error {
-	if info, err := p.root.Lstat(p.rel); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-		return nil // in a dry run
-	}
 	f, err := p.root.Open(p.rel)
 	if err != nil {
 		return err

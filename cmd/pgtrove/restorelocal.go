@@ -81,11 +81,15 @@ type localJSON struct {
 	Removed    int64 `json:"removed"`
 	Unarchived int64 `json:"unarchived_wal"`
 
-	Linked []movedJSON `json:"linked"`
+	Linked   []movedJSON `json:"linked"`
+	Replaced []string    `json:"replaced"` // links
 }
 
 func localResult(r *restore.Report) localJSON {
-	return localJSON{Kept: r.Kept, Copied: r.Copied, Fetched: r.Fetched, Removed: r.Removed, Unarchived: r.Unarchived, Linked: movedResult(r.Linked)}
+	return localJSON{
+		Kept: r.Kept, Copied: r.Copied, Fetched: r.Fetched, Removed: r.Removed, Unarchived: r.Unarchived, Linked: movedResult(r.Linked),
+		Replaced: append([]string{}, r.Replaced...),
+	}
 }
 
 // localText says the same to people.
@@ -184,6 +188,9 @@ func (a *app) dryRestore(ctx context.Context, view *repo.View, o restore.Options
 	}
 	if s.Unarchived > 0 {
 		text += fmt.Sprintf("  to be moved aside: WAL that the archive has not, %s\n", showCount(s.Unarchived, "file", "files"))
+	}
+	for _, link := range s.Replaced {
+		text += fmt.Sprintf("  is a link and will be a directory: %s; what it leads to stays as it is\n", link)
 	}
 	for _, m := range s.Tablespaces {
 		text += fmt.Sprintf("  tablespace: %s goes to %s\n", m.From, m.To)
