@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -57,6 +58,22 @@ func TestFilesFromElsewhereComeBesideThoseOfAnEarlierRestore(t *testing.T) {
 			if got[file] != want {
 				t.Errorf("%s is %q, want %q", file, got[file], want)
 			}
+		}
+	}
+}
+
+func TestRecoverySettingsInIncludedFilesAreSetBack(t *testing.T) {
+	c := newCluster(t)
+	c.dir("config", 0o755)
+	c.dir("config/conf.d", 0o755)
+	c.dir("data/conf.d", 0o700)
+	c.files["data/postgresql.conf"] = []byte("include_dir 'conf.d'\n")
+	c.files["data/conf.d/a.conf"] = []byte("recovery_target = 'immediate'\n")
+	c.files["config/conf.d/b.conf"] = []byte("recovery_end_command = 'rm x'\n")
+	conf := restored(t, c.fresh(t, c.take(t, "snap")))["postgresql.auto.conf"]
+	for _, want := range []string{"recovery_target = ''\n", "recovery_end_command = ''\n"} {
+		if !strings.Contains(conf, want) {
+			t.Errorf("%q is not in:\n%s", want, conf)
 		}
 	}
 }

@@ -136,6 +136,7 @@ type runner struct {
 	dirs    []finished // in order of path; their attributes come last, since writing into them changes their times
 	root    attributes // of the data directory: what files of our own get
 	control *snapshot.Entry
+	confs   []string // configuration files, by path in the listing
 
 	sweep *sweeper // nil: there is nothing beside the snapshot's files
 	judge *judge   // nil: nothing is on this host yet
@@ -232,10 +233,10 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 	if err != nil {
 		return err
 	}
+	r.note(e)
 	if done, err := r.relink(e); done || err != nil {
 		return err
 	}
-	r.note(e)
 	switch e.Type {
 	case snapshot.Dir:
 		return r.dir(e, p)
@@ -263,20 +264,6 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 		return r.flush(ctx)
 	}
 	return nil
-}
-
-// note remembers for the report what is not where it was.
-func (r *runner) note(e *snapshot.Entry) {
-	if e.Link == "" || e.Type == snapshot.Symlink || e.Type == snapshot.Tablespace || r.isLinked(e) {
-		return
-	}
-	m := Moved{From: e.Link, To: r.layout.shown(e.Path)}
-	switch {
-	case strings.HasPrefix(e.Path, snapshot.DataRoot):
-		r.report.Links = append(r.report.Links, m)
-	case e.Type == snapshot.File:
-		r.report.Config = append(r.report.Config, m)
-	}
 }
 
 func (r *runner) dir(e *snapshot.Entry, p place) error {
