@@ -283,6 +283,14 @@ func (r *runner) finishDirs() error {
 			return fmt.Errorf("finish %s: %w", d.path(), err)
 		}
 	}
+	for _, l := range r.layout.dest.links {
+		if l.dir {
+			continue // one of r.dirs
+		}
+		if err := durable.SyncDir(filepath.Dir(l.to)); err != nil {
+			return fmt.Errorf("finish %s: %w", l.to, err)
+		}
+	}
 	return nil
 }
 
