@@ -150,6 +150,20 @@ func (p *present) owns(oid, path string) bool {
 	return ok && (to == path || sameFile(to, path))
 }
 
+// succeeds says whether a tablespace goes where this data directory has one that the snapshot has not: it was made there when the
+// snapshot's had been dropped, and goes.
+func (d *destination) succeeds(s tablespace) bool {
+	if d.present == nil {
+		return false
+	}
+	for oid, to := range d.present.links {
+		if _, stays := d.space(oid); !stays && sameFile(to, s.new) {
+			return true
+		}
+	}
+	return false
+}
+
 // lies says whether path is dir or below it, wherever links lead.
 func lies(path, dir string) bool {
 	for _, p := range []*string{&path, &dir} {

@@ -208,16 +208,25 @@ func TestATablespaceInsideTheDataDirectoryStaysHoweverThatIsNamed(t *testing.T) 
 	}
 }
 
-// A tablespace was dropped and another one made in its place, and that is lost.
-func TestATablespaceIsNotEmptiedInWhichAnOlderOneComesBack(t *testing.T) {
+// A tablespace was dropped and another one made in its place, which may be lost.
+func TestATablespaceComesBackToWhereALaterOneIs(t *testing.T) {
 	fast := filepath.Join(t.TempDir(), "fast")
 	c, m := spaced(t, fast)
 	dir := c.fresh(t, m)
-	must(t, os.Rename(filepath.Join(dir, "pg_tblspc/16400"), filepath.Join(dir, "pg_tblspc/17000")))
-	must(t, os.RemoveAll(fast))
-	c.delta(t, m, dir)
-	if b, err := os.ReadFile(filepath.Join(fast, spaceDir, "5/1")); err != nil || len(b) != 8192 {
-		t.Errorf("%d bytes, %v", len(b), err)
+	want := restored(t, fast)
+	for _, lost := range []bool{false, true} {
+		must(t, os.Rename(filepath.Join(dir, "pg_tblspc/16400"), filepath.Join(dir, "pg_tblspc/17000")))
+		put(t, filepath.Join(fast, spaceDir, "5/99"), "of the later one")
+		if lost {
+			must(t, os.RemoveAll(fast))
+		}
+		c.delta(t, m, dir)
+		if !mapsEqual(want, restored(t, fast)) {
+			t.Errorf("lost %v: it is not as it was", lost)
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "pg_tblspc/17000")); err == nil {
+			t.Error("the later one is still there")
+		}
 	}
 }
 

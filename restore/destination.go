@@ -26,6 +26,9 @@ const Marker = "pgtrove.restore-incomplete"
 // original, restored once before, has it already, another name beginning with it is taken.
 const ConfigDir = "pgtrove-config"
 
+// lostFound is a directory that the file system keeps in a mount point.
+const lostFound = "lost+found"
+
 // tablespace is where one is to go.
 type tablespace struct {
 	oid      string
@@ -138,7 +141,7 @@ func truePath(path string) string {
 	}
 }
 
-// lookAt says what is at path: whether it is there, and the first names in it.
+// lookAt says what is at path: whether it is there, and the first names in it. A new file system is empty.
 func lookAt(path string) (there bool, names []string, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -158,7 +161,7 @@ func lookAt(path string) (there bool, names []string, err error) {
 	case err != nil && !errors.Is(err, io.EOF):
 		return true, nil, fmt.Errorf("look at the destination: %w", err)
 	}
-	return true, names, nil
+	return true, slices.DeleteFunc(names, func(name string) bool { return name == lostFound }), nil
 }
 
 // checkData makes sure that the data directory may be written to. It returns what a delta restore finds there, nil where
@@ -211,7 +214,7 @@ func (d *destination) checkSpace(s tablespace) error {
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	if d.present.owns(s.oid, s.new) {
+	if d.present.owns(s.oid, s.new) || d.succeeds(s) {
 		return d.checkOwnSpace(s)
 	}
 	return &RefusedError{

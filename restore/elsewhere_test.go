@@ -2,6 +2,7 @@ package restore
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -74,6 +75,22 @@ func TestRecoverySettingsInIncludedFilesAreSetBack(t *testing.T) {
 	for _, want := range []string{"recovery_target = ''\n", "recovery_end_command = ''\n"} {
 		if !strings.Contains(conf, want) {
 			t.Errorf("%q is not in:\n%s", want, conf)
+		}
+	}
+}
+
+func TestANewFileSystemIsAnEmptyDirectory(t *testing.T) {
+	top := t.TempDir()
+	c, m := spaced(t, filepath.Join(top, "fast"))
+	o := c.options(m, filepath.Join(top, "data"))
+	for _, dir := range []string{"data", "fast"} {
+		must(t, os.MkdirAll(filepath.Join(top, dir, lostFound), 0o700))
+	}
+	_, err := Run(t.Context(), c.repo, o)
+	must(t, err)
+	for _, file := range []string{"data/PG_VERSION", "data/lost+found", "fast/lost+found", "fast/" + spaceDir + "/5/1"} {
+		if _, err := os.Stat(filepath.Join(top, file)); err != nil {
+			t.Error(err)
 		}
 	}
 }

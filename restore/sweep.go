@@ -111,7 +111,7 @@ func (s *sweeper) keeps(d *sweptDir, name string) bool {
 			return s.config
 		}
 	}
-	if name == "lost+found" || mountPoint(filepath.Join(d.place.path(), name)) {
+	if name == lostFound || mountPoint(filepath.Join(d.place.path(), name)) {
 		return true
 	}
 	if d.place.root.Name() != s.dest.dir {

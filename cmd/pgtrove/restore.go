@@ -306,7 +306,7 @@ func (a *app) whyLost(ctx context.Context, r *repo.Repo, m *snapshot.Manifest, e
 	}
 	a.out.detail("%v", err)
 	return withHint(fmt.Errorf("%w: it was forgotten, and a prune has removed it meanwhile", snapshot.ErrNotFound),
-		"remove the directory, it holds a part only; `pgtrove snapshots` shows what there is to restore, and `pgtrove pin` keeps a snapshot")
+		"the directory holds a part only: restore another snapshot into it with --delta (`pgtrove snapshots` shows them); `pgtrove pin` keeps one")
 }
 
 // tellChoice says what will be restored before it is.
