@@ -60,8 +60,7 @@ func (r *runner) enter(e *snapshot.Entry, p place) error {
 }
 
 // adopt makes a file that is there, with its content, one of the snapshot's, at its size. fresh says that there is none, or none
-// any more: what is no ordinary file goes, and a file with several names (hard links) loses this one, since what is written to it
-// would show under the others.
+// any more: what may not be gone on from goes.
 func (p place) adopt(size int64) (fresh bool, err error) {
 	info, err := p.root.Lstat(p.rel)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -70,8 +69,7 @@ func (p place) adopt(size int64) (fresh bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !info.Mode().IsRegular() || ok && st.Nlink > 1 {
+	if !adoptable(info) {
 		_, err := removeAll(p)
 		return true, err
 	}
@@ -88,4 +86,11 @@ func (p place) adopt(size int64) (fresh bool, err error) {
 		return false, err
 	}
 	return false, errors.Join(f.Truncate(size), f.Close())
+}
+
+// adoptable says whether a restore may go on from a file: an ordinary one, with no other name (hard link), under which what is
+// written to it would show, too, and not of another account, who alone may change its mode.
+func adoptable(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return info.Mode().IsRegular() && (!ok || st.Nlink == 1 && (os.Geteuid() == 0 || int(st.Uid) == os.Geteuid()))
 }

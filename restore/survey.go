@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/pgtrove/pgtrove/snapshot"
@@ -126,11 +125,7 @@ func (p place) occupied() bool {
 		return false
 	}
 	info, err := p.root.Lstat(p.rel)
-	if err != nil || !info.Mode().IsRegular() {
-		return false
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return !ok || st.Nlink == 1
+	return err == nil && adoptable(info)
 }
 
 // flush counts what a plan would fetch, and measures how fast.
