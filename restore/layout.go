@@ -44,10 +44,12 @@ func (d *destination) make(o *Options) (*layout, error) {
 	if l.marker, err = d.claim(o); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
+	begin := d.stillEmpty
 	if d.present != nil {
-		if err := d.disarm(l.data); err != nil {
-			return nil, errors.Join(err, l.close())
-		}
+		begin = func() error { return d.disarm(l.data) }
+	}
+	if err := begin(); err != nil {
+		return nil, errors.Join(err, l.close())
 	}
 	for _, s := range d.spaces {
 		if l.spaces[s.oid], err = makeRoot(s.new); err != nil {

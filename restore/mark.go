@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +84,9 @@ func (d *destination) claim(o *Options) (*os.File, error) {
 		if err := lockMark(old, d.dir); err != nil {
 			return nil, err
 		}
+		if d.present == nil {
+			return nil, d.notEmpty()
+		}
 		write = durable.Replace
 	}
 	err := write(path, 0o600, d.text(o))
@@ -100,6 +104,22 @@ func (d *destination) claim(o *Options) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// stillEmpty makes sure, when the marker is written, that nothing else has come into the directory since it was looked at.
+func (d *destination) stillEmpty() error {
+	_, names, err := lookAt(d.dir)
+	if err == nil && !slices.ContainsFunc(names, func(name string) bool { return name != Marker }) {
+		return nil
+	}
+	if err == nil {
+		err = d.notEmpty()
+	}
+	return errors.Join(err, os.Remove(filepath.Join(d.dir, Marker)))
+}
+
+func (d *destination) notEmpty() error {
+	return &RefusedError{Reason: fmt.Sprintf("%s was empty a moment ago and is not any more", d.dir)}
 }
 
 func busy(dir string) error {

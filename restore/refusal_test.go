@@ -94,3 +94,28 @@ func TestADryRunTellsOfLinksThatWouldBeReplaced(t *testing.T) {
 		t.Errorf("announced %v, replaced %v", s.Replaced, report.Replaced)
 	}
 }
+
+func TestADirectoryThatWasEmptyMustBeStill(t *testing.T) {
+	c, m := sampleCluster(t)
+	for _, delta := range []bool{false, true} {
+		o := c.options(m, filepath.Join(t.TempDir(), "data"))
+		o.Delta = delta
+		d, err := o.foresee(t.Context(), c.repo)
+		must(t, err)
+		_, err = Run(t.Context(), c.repo, o) // which another one was faster with
+		must(t, err)
+		before := restored(t, o.To)
+		for _, marker := range []string{"", "of one that was killed"} {
+			if marker != "" {
+				put(t, filepath.Join(o.To, Marker), marker)
+				before[Marker] = marker
+			}
+			if _, err := d.make(&o); !errors.Is(err, ErrRefused) {
+				t.Errorf("delta %v: %v", delta, err)
+			}
+			if !mapsEqual(before, restored(t, o.To)) {
+				t.Errorf("delta %v, marker %q: the directory was changed", delta, marker)
+			}
+		}
+	}
+}
