@@ -399,6 +399,9 @@ func TestADryRunChangesNothingAndSaysWhatWouldBeDone(t *testing.T) {
 	if d := report.Fetched - s.Fetched; d < -9000 || d > 9000 || s.Kept < report.Kept*95/100 || s.Kept > report.Kept+9000 {
 		t.Errorf("announced %d bytes to be fetched and %d kept, it were %d and %d", s.Fetched, s.Kept, report.Fetched, report.Kept)
 	}
+	if s.Removed != report.Removed {
+		t.Errorf("announced %d files to be removed, it were %d", s.Removed, report.Removed)
+	}
 	// Into a directory that does not exist.
 	o.To, o.Delta = filepath.Join(t.TempDir(), "a/b"), false
 	if s, err = DryRun(t.Context(), c.repo, o); err != nil || s.Kept != 0 || s.Files != m.Totals.Files {

@@ -142,6 +142,14 @@ func mountPoint(path string) bool {
 // removeAll removes a file, or a directory with all that is in it, and returns how many files that were. It follows no link, and
 // removes nothing where another file system is in it.
 func removeAll(p place) (files int64, err error) {
+	if files, err = countFiles(p); err != nil {
+		return 0, err
+	}
+	return files, p.root.RemoveAll(p.rel)
+}
+
+// countFiles counts what removeAll would remove.
+func countFiles(p place) (files int64, err error) {
 	info, err := p.root.Lstat(p.rel)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -150,7 +158,7 @@ func removeAll(p place) (files int64, err error) {
 		return 0, err
 	}
 	if !info.IsDir() {
-		return 1, p.root.Remove(p.rel)
+		return 1, nil
 	}
 	err = fs.WalkDir(p.root.FS(), p.rel, func(path string, e fs.DirEntry, err error) error {
 		switch {
@@ -162,10 +170,7 @@ func removeAll(p place) (files int64, err error) {
 		}
 		return err
 	})
-	if err != nil {
-		return 0, err
-	}
-	return files, p.root.RemoveAll(p.rel)
+	return files, err
 }
 
 // extra removes what the snapshot has not.
@@ -180,11 +185,15 @@ func (r *runner) extra(dir string, p place) error {
 			return err
 		}
 	}
+	return r.remove(p)
+}
+
+func (r *runner) remove(p place) error {
+	do := removeAll
 	if r.dry != nil {
-		r.report.Removed++
-		return nil
+		do = countFiles
 	}
-	n, err := removeAll(p)
+	n, err := do(p)
 	r.report.Removed += n
 	return err
 }
@@ -218,12 +227,7 @@ func (r *runner) former(link place) error {
 		if !versionDir(e.Name(), r.o.Snapshot.Server.Major()) {
 			continue
 		}
-		if r.dry != nil {
-			r.report.Removed++
-			continue
-		}
-		n, err := removeAll(place{root, e.Name()})
-		if r.report.Removed += n; err != nil {
+		if err := r.remove(place{root, e.Name()}); err != nil {
 			return err
 		}
 	}

@@ -184,7 +184,7 @@ func (a *app) dryRestore(ctx context.Context, view *repo.View, o restore.Options
 	}
 	text += fmt.Sprintf("  to be fetched: %s, from %s in %s\n", showBytes(s.Fetched), showCount(s.Packs, "pack", "packs"), showCount(s.Reads, "request", "requests"))
 	if s.Removed > 0 {
-		text += fmt.Sprintf("  to be removed: %s that the snapshot has not, with all that is in them\n", showCount(s.Removed, "file or directory", "files and directories"))
+		text += fmt.Sprintf("  to be removed: %s that the snapshot has not\n", showCount(s.Removed, "file", "files"))
 	}
 	if s.Unarchived > 0 {
 		text += fmt.Sprintf("  to be moved aside: WAL that the archive has not, %s\n", showCount(s.Unarchived, "file", "files"))
