@@ -137,7 +137,7 @@ func (w *world) damage(r *rand.Rand) {
 				return err
 			}
 			for range 1 + info.Size()/8192/100 {
-				if _, err := f.WriteAt([]byte("damage"), r.Int64N(info.Size()-6)); err != nil {
+				if _, err := f.WriteAt([]byte("damage"), r.Int64N(max(info.Size()-6, 1))); err != nil {
 					return err
 				}
 			}
