@@ -187,7 +187,10 @@ func sameFile(a, b string) bool {
 func refuseLive(dir string) error {
 	hint := "restore into another directory, or stop the server first"
 	if pid, live := livePostmaster(dir); live {
-		return &RefusedError{Reason: fmt.Sprintf("a server is running in %s, process %d", dir, pid), Hint: hint}
+		return &RefusedError{
+			Reason: fmt.Sprintf("a server is running in %s, process %d", dir, pid),
+			Hint:   fmt.Sprintf("%s; if that process is another program, which got the number since, remove %s", hint, filepath.Join(dir, "postmaster.pid")),
+		}
 	}
 	if n := orphans(dir); n > 0 {
 		return &RefusedError{
