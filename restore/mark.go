@@ -109,7 +109,9 @@ func (d *destination) claim(o *Options) (*os.File, error) {
 // stillEmpty makes sure, when the marker is written, that nothing else has come into the directory since it was looked at.
 func (d *destination) stillEmpty() error {
 	_, names, err := lookAt(d.dir)
-	if err == nil && !slices.ContainsFunc(names, func(name string) bool { return name != Marker }) {
+	// A temporary file may be the marker of one that comes too late.
+	foreign := func(name string) bool { return name != Marker && !strings.HasPrefix(name, durable.TempPrefix) }
+	if err == nil && !slices.ContainsFunc(names, foreign) {
 		return nil
 	}
 	if err == nil {

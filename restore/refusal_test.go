@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/pgtrove/pgtrove/internal/durable"
 )
 
 // aProcess starts one that is there until the test ends.
@@ -97,6 +99,11 @@ func TestADryRunTellsOfLinksThatWouldBeReplaced(t *testing.T) {
 
 func TestADirectoryThatWasEmptyMustBeStill(t *testing.T) {
 	c, m := sampleCluster(t)
+	o := c.options(m, filepath.Join(t.TempDir(), "data"))
+	put(t, filepath.Join(o.To, durable.TempPrefix+"1"), "the marker of one that comes too late")
+	l, err := (&destination{dir: o.To}).make(&o)
+	must(t, err)
+	must(t, l.close())
 	for _, delta := range []bool{false, true} {
 		o := c.options(m, filepath.Join(t.TempDir(), "data"))
 		o.Delta = delta

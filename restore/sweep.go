@@ -127,7 +127,8 @@ func (s *sweeper) keeps(d *sweptDir, name string) bool {
 	return false
 }
 
-// mountPoint says whether another file system begins at path.
+// mountPoint says whether another file system begins at path. The device tells that of directories only: on overlayfs a file can have
+// another than the directory that it is in.
 func mountPoint(path string) bool {
 	info, err := os.Lstat(path)
 	above, err2 := os.Lstat(filepath.Dir(path))
@@ -136,7 +137,7 @@ func mountPoint(path string) bool {
 	}
 	x, ok := info.Sys().(*syscall.Stat_t)
 	y, ok2 := above.Sys().(*syscall.Stat_t)
-	return ok && ok2 && x.Dev != y.Dev || mountRoot(path)
+	return info.IsDir() && ok && ok2 && x.Dev != y.Dev || mountRoot(path)
 }
 
 // removeAll removes a file, or a directory with all that is in it, and returns how many files that were. It follows no link, and
