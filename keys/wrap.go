@@ -97,8 +97,8 @@ func GenerateIdentity() (fileText []byte, recipient age.Recipient, err error) {
 		return nil, nil, fmt.Errorf("generate identity: %w", err)
 	}
 	var t strings.Builder
-	t.WriteString("# pgtrove identity file. Whoever has it can open the repository.\n")
-	t.WriteString("# Without it (and without another key) the backups are lost: keep a copy elsewhere.\n")
+	t.WriteString("# pgtrove identity file. Whoever has it can do what its key may; an owner's opens every backup.\n")
+	t.WriteString("# If no owner's is left the backups are lost: keep a copy of an owner's elsewhere.\n")
 	fmt.Fprintf(&t, "# created: %s\n", time.Now().UTC().Format(time.RFC3339))
 	fmt.Fprintf(&t, "# public key: %s\n", id.Recipient())
 	fmt.Fprintf(&t, "%s\n", id)

@@ -219,7 +219,8 @@ func (a *app) reopen(ctx context.Context, c openedCache, place string, store sto
 	return r, nil
 }
 
-// outdated says whether err may come of a repository or a bundle that is not the present one.
+// outdated says whether err may come of a repository or a bundle that is not the present one: a bundle from before `key rotate --data` lacks the keys that
+// others have sealed to since.
 func outdated(err error) bool {
-	return errors.Is(err, repo.ErrDamaged) || errors.Is(err, walarchive.ErrDamaged) || errors.Is(err, keys.ErrRole)
+	return errors.Is(err, repo.ErrDamaged) || errors.Is(err, walarchive.ErrDamaged) || errors.Is(err, keys.ErrRole) || errors.Is(err, keys.ErrLocked)
 }

@@ -361,3 +361,26 @@ func TestAKeyThatWasChangedOrRemovedIsNoticedWithinMinutes(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAFetchAfterTheDataKeysWereRotatedTakesTheNewOnes(t *testing.T) {
+	h := newArchiver(t)
+	if _, err := h.requests(pushing(2)); err != nil {
+		t.Fatal(err)
+	}
+	h.want("fetch", 1, nil, fetching(2))
+	text, err := os.ReadFile(h.settings.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.owner(text).RotateData(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	primary := *h // which remembers nothing, so that it has the new keys at once
+	primary.cache.dir = t.TempDir()
+	if _, err := primary.requests(pushing(3)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.requests(fetching(3)); err != nil {
+		t.Errorf("what was remembered from before: %v", err)
+	}
+}
