@@ -24,6 +24,7 @@ type restoreOptions struct {
 	to          string
 	targetFlags targetFlags
 	standby     bool
+	primary     standbyFlags
 	noRecovery  bool
 	tablespaces []string
 	local       localFlags
@@ -52,7 +53,8 @@ a key of its own (` + "`pgtrove key add --role standby`" + `) and name that with
 	f := c.Flags()
 	f.StringVar(&o.to, "to", "", "data `directory` to restore into, empty or new unless --delta is given")
 	o.targetFlags.add(f)
-	f.BoolVar(&o.standby, "standby", false, "make a standby: it goes on following the archive, and primary_conninfo if that is set")
+	f.BoolVar(&o.standby, "standby", false, "make a standby: it goes on following the archive, and with --primary-conninfo streams from a server")
+	o.primary.add(f)
 	f.BoolVar(&o.noRecovery, "no-recovery", false, "no recovery from the archive: put the WAL of the snapshot itself into pg_wal")
 	f.StringArrayVar(&o.tablespaces, "tablespace", nil, "put the tablespace at `OLD=NEW` (a path or an OID, and a path); may be given several times")
 	f.StringVar(&a.recoveryKey, "recovery-key-file", "", "identity `file` that restore_command shall use, such as a standby's (default: what this command uses)")
@@ -90,8 +92,13 @@ func (o *restoreOptions) parse() (err error) {
 		return restoreUsage(errors.New("--no-recovery and --standby: give one"))
 	case o.noRecovery && (targeted || o.target.Timeline != (restore.TimelineGoal{})):
 		return restoreUsage(errors.New("--no-recovery ends where the snapshot does: it takes no target"))
+	case !o.standby && o.primary.given():
+		return restoreUsage(errors.New("--primary-conninfo and --primary-slot are a standby's: give --standby as well"))
 	case o.standby && targeted:
 		return restoreUsage(errors.New("--standby goes on for ever: it takes no target"))
+	}
+	if err := o.primary.check(); err != nil {
+		return err
 	}
 	o.moves = map[string]string{}
 	for _, t := range o.tablespaces {
@@ -207,7 +214,7 @@ func (a *app) prepareRestore(ctx context.Context, r *repo.Repo, o *restoreOption
 		return nil, err
 	}
 	recovery := c.Recovery(run.command, o.action)
-	recovery.Standby = o.standby
+	recovery.Standby, recovery.PrimaryConninfo, recovery.PrimarySlot = o.standby, o.primary.conninfo, o.primary.slot
 	run.Recovery = &recovery
 	return run, nil
 }

@@ -185,7 +185,9 @@ func TestAStandbyFollowsTheArchiveWithItsKey(t *testing.T) {
 	if r := w.ends(8, w.owner, "restore", "--to", filepath.Join(w.dir, "nothing"), "--standby", "--recovery-key-file", w.host); !has(r.Stderr, "is a writer's, which opens no WAL") {
 		t.Error(r.Stderr)
 	}
-	to := w.restored(w.owner, "--standby", "--recovery-key-file", key)
+	w.Exec(t, "SELECT pg_create_physical_replication_slot('db2')")
+	primary := strings.TrimSuffix(w.DSN(), " connect_timeout=5")
+	to := w.restored(w.owner, "--standby", "--recovery-key-file", key, "--primary-conninfo", primary, "--primary-slot", "db2")
 	fetch := w.command("", "wal", "fetch", segment, "pg_wal/RECOVERYXLOG")
 	fetch.Dir = to // which has standby.signal: PostgreSQL asks again after 7
 	if r := pgtest.Run(t, fetch); r.Code != 7 || !has(r.Stderr, "is a writer's, and opens no WAL", "hint: restore_command needs the key of a standby", "pgtrove key add --role standby") {
@@ -197,6 +199,9 @@ func TestAStandbyFollowsTheArchiveWithItsKey(t *testing.T) {
 	w.Exec(t, "INSERT INTO followed VALUES (2)")
 	w.WaitArchived(t, w.SwitchWAL(t))
 	s.WaitQuery(t, "SELECT count(*) FROM followed", "2", patience)
+	w.WaitQuery(t, "SELECT r.state || s.slot_name FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid", "streamingdb2", patience)
+	w.Exec(t, "INSERT INTO followed VALUES (3)") // in a segment that nobody ends
+	s.WaitQuery(t, "SELECT count(*) FROM followed", "3", patience)
 	if got := s.Query(t, "SELECT pg_is_in_recovery()"); got != "t" {
 		t.Errorf("in recovery: %s", got)
 	}
