@@ -28,9 +28,10 @@ type Choice struct {
 	Target   Target
 	Timeline pg.Timeline // that recovery follows
 	Path     *walarchive.Path
-	Run      walarchive.Run // what replay finds on the path without a gap
-	Reason   string         // why this snapshot: half a sentence
-	Warnings []string       // what a person should know before going on
+	Coverage *walarchive.Coverage // of the archive that Path is in
+	Run      walarchive.Run       // what replay finds on the path without a gap
+	Reason   string               // why this snapshot: half a sentence
+	Warnings []string             // what a person should know before going on
 }
 
 // WALFiles returns what a server needs in pg_wal to come to the end of the snapshot by itself: the history files that
@@ -165,7 +166,8 @@ func (c *Chooser) choice(t Target, k candidate, reason string, warnings []string
 			where, k.path.Segment(behind).Name(c.Coverage.SegmentSize)))
 	}
 	return &Choice{
-		Snapshot: k.m, Target: t, Timeline: k.path.Timeline(), Path: k.path, Run: k.run, Reason: reason, Warnings: warnings,
+		Snapshot: k.m, Target: t, Timeline: k.path.Timeline(), Path: k.path, Coverage: c.Coverage, Run: k.run, Reason: reason,
+		Warnings: warnings,
 	}
 }
 

@@ -37,6 +37,13 @@ func (o *Options) existing(dir string) (*present, error) {
 	} else if err := checkVersionFile(dir); err != nil {
 		return nil, err
 	}
+	global := filepath.Dir(pg.ControlPath)
+	if to, err := os.Readlink(filepath.Join(dir, global)); err == nil {
+		return nil, &RefusedError{
+			Reason: fmt.Sprintf("%s is a link to %s: the control file can only be taken away from the data directory itself", filepath.Join(dir, global), to),
+			Hint:   "move that directory to the link's place first; or restore into an empty or a new directory",
+		}
+	}
 	found, err := systemOf(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && left != nil && left.system != "":
@@ -49,7 +56,7 @@ func (o *Options) existing(dir string) (*present, error) {
 		return nil, foreign(dir, found.String(), system)
 	}
 	for _, path := range o.Spare {
-		if lies(path, dir) {
+		if within(path, dir) || lies(path, dir) { // be it a link that leads out
 			return nil, &RefusedError{
 				Reason: fmt.Sprintf("%s lies in %s, and would be removed with what the snapshot has not", path, dir),
 				Hint:   "move it elsewhere first; it must not be in a data directory",
@@ -143,6 +150,20 @@ func (p *present) owns(oid, path string) bool {
 	return ok && (to == path || sameFile(to, path))
 }
 
+// succeeds says whether a tablespace goes where this data directory has one that the snapshot has not: it was made there when the
+// snapshot's had been dropped, and goes.
+func (d *destination) succeeds(s tablespace) bool {
+	if d.present == nil {
+		return false
+	}
+	for oid, to := range d.present.links {
+		if _, stays := d.space(oid); !stays && sameFile(to, s.new) {
+			return true
+		}
+	}
+	return false
+}
+
 // lies says whether path is dir or below it, wherever links lead.
 func lies(path, dir string) bool {
 	for _, p := range []*string{&path, &dir} {
@@ -166,7 +187,10 @@ func sameFile(a, b string) bool {
 func refuseLive(dir string) error {
 	hint := "restore into another directory, or stop the server first"
 	if pid, live := livePostmaster(dir); live {
-		return &RefusedError{Reason: fmt.Sprintf("a server is running in %s, process %d", dir, pid), Hint: hint}
+		return &RefusedError{
+			Reason: fmt.Sprintf("a server is running in %s, process %d", dir, pid),
+			Hint:   fmt.Sprintf("%s; if that process is another program, which got the number since, remove %s", hint, filepath.Join(dir, "postmaster.pid")),
+		}
 	}
 	if n := orphans(dir); n > 0 {
 		return &RefusedError{

@@ -317,7 +317,7 @@ func TestAServerThatStartsInTheLastMomentKeepsItsControlFile(t *testing.T) {
 	o.Delta = true
 	d, err := o.destination()
 	must(t, err)
-	put(t, filepath.Join(dir, "postmaster.pid"), fmt.Sprint(os.Getppid(), "\n"))
+	put(t, filepath.Join(dir, "postmaster.pid"), fmt.Sprint(aProcess(t), "\n"))
 	if _, err := d.make(&o); !errors.Is(err, ErrRefused) {
 		t.Fatal(err)
 	}
@@ -398,6 +398,9 @@ func TestADryRunChangesNothingAndSaysWhatWouldBeDone(t *testing.T) {
 	// The control file, of 8192 bytes, is only fetched in earnest; and a file that is too short has no zeros at its end yet.
 	if d := report.Fetched - s.Fetched; d < -9000 || d > 9000 || s.Kept < report.Kept*95/100 || s.Kept > report.Kept+9000 {
 		t.Errorf("announced %d bytes to be fetched and %d kept, it were %d and %d", s.Fetched, s.Kept, report.Fetched, report.Kept)
+	}
+	if s.Removed != report.Removed {
+		t.Errorf("announced %d files to be removed, it were %d", s.Removed, report.Removed)
 	}
 	// Into a directory that does not exist.
 	o.To, o.Delta = filepath.Join(t.TempDir(), "a/b"), false

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/pgtrove/pgtrove/snapshot"
 )
 
 const spaceDir = "PG_15_202209061"
@@ -165,5 +167,86 @@ func TestPagesOfAnotherDirectoryAreTakenWhereTheyAreRight(t *testing.T) {
 		if _, err := Run(t.Context(), c.repo, o); !errors.Is(err, ErrRefused) {
 			t.Errorf("reusing %s: %v", name, err)
 		}
+	}
+}
+
+// As where /var/lib/postgresql is a link: what is named through it is the same directory.
+func TestATablespaceInsideTheDataDirectoryStaysHoweverThatIsNamed(t *testing.T) {
+	c, m := spaced(t, filepath.Join(t.TempDir(), "fast"))
+	c.dir("data/z", 0o700) // behind pg_tblspc
+	m2 := c.take(t, "snap")
+	m2.TablespaceMap = []byte("16401 /was/here/z\n")
+	for i := range c.entries {
+		if c.entries[i].Path == "data/pg_tblspc/16400" {
+			m2.TablespaceMap = append(m2.TablespaceMap, "16400 "+c.entries[i].Link+"\n"...)
+		}
+	}
+	dir := c.fresh(t, m2)
+	want := restored(t, dir)
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(dir, link))
+	for _, small := range []bool{false, true} {
+		o := c.options(m2, link)
+		o.Delta = true
+		run := func() (*Report, error) { return Run(t.Context(), c.repo, o) }
+		if small {
+			run = func() (*Report, error) { return c.inSmallPlans(t, o) }
+		}
+		report, err := run()
+		must(t, err)
+		if !mapsEqual(want, restored(t, dir)) || report.Kept == 0 {
+			t.Errorf("in small plans %v: %+v", small, report)
+		}
+	}
+	o := c.options(m, filepath.Join(t.TempDir(), "data"))
+	x, y := filepath.Join(t.TempDir(), "x"), filepath.Join(t.TempDir(), "y")
+	must(t, os.Symlink(filepath.Dir(x), y))
+	o.Tablespaces = map[string]string{"16400": x, "16401": filepath.Join(y, "x")}
+	var refused *RefusedError
+	if _, err := Run(t.Context(), c.repo, o); !errors.As(err, &refused) || !strings.Contains(refused.Reason, "would both go to") {
+		t.Errorf("two tablespaces in one directory: %v", err)
+	}
+}
+
+// A tablespace was dropped and another one made in its place, which may be lost.
+func TestATablespaceComesBackToWhereALaterOneIs(t *testing.T) {
+	fast := filepath.Join(t.TempDir(), "fast")
+	c, m := spaced(t, fast)
+	dir := c.fresh(t, m)
+	want := restored(t, fast)
+	for _, lost := range []bool{false, true} {
+		must(t, os.Rename(filepath.Join(dir, "pg_tblspc/16400"), filepath.Join(dir, "pg_tblspc/17000")))
+		put(t, filepath.Join(fast, spaceDir, "5/99"), "of the later one")
+		if lost {
+			must(t, os.RemoveAll(fast))
+		}
+		c.delta(t, m, dir)
+		if !mapsEqual(want, restored(t, fast)) {
+			t.Errorf("lost %v: it is not as it was", lost)
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "pg_tblspc/17000")); err == nil {
+			t.Error("the later one is still there")
+		}
+	}
+}
+
+func TestWhatIsTheFileSystemsStays(t *testing.T) {
+	c, m := sampleCluster(t)
+	dir := c.fresh(t, m)
+	for _, name := range []string{"lost+found/1", "pg_wal/lost+found/1", "base/x/lost+found/1"} {
+		put(t, filepath.Join(dir, name), "")
+	}
+	c.delta(t, m, dir)
+	for name, there := range map[string]bool{"lost+found/1": true, "pg_wal/lost+found/1": true, "base/x": false} {
+		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != there {
+			t.Errorf("%s: %v, should be there: %v", name, err, there)
+		}
+	}
+	root, err := os.OpenRoot("/")
+	must(t, err)
+	defer root.Close()
+	s := &sweeper{dest: &destination{dir: "/", real: "/"}}
+	if d := (&sweptDir{path: snapshot.DataRoot, place: place{root, "."}}); !s.keeps(d, "proc") || s.keeps(d, "etc") {
+		t.Error("a mount point is not told from a directory")
 	}
 }

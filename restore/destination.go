@@ -2,6 +2,7 @@ package restore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,23 +15,32 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pgtrove/pgtrove/snapshot"
 )
 
 // Marker is a file in the data directory that says that a restore into it has not finished.
 const Marker = "pgtrove.restore-incomplete"
 
-// ConfigDir is the directory in the restored data directory for configuration files that lay outside the original one.
+// ConfigDir is the directory in the restored data directory for configuration files that lay outside the original one. Where the
+// original, restored once before, has it already, another name beginning with it is taken.
 const ConfigDir = "pgtrove-config"
+
+// lostFound is a directory that the file system keeps in a mount point.
+const lostFound = "lost+found"
 
 // tablespace is where one is to go.
 type tablespace struct {
 	oid      string
 	old, new string
+	real     string // new, with no links in it
 }
 
 // destination is where a snapshot is to go, checked, nothing made yet.
 type destination struct {
 	dir     string // absolute
+	real    string // dir, with no links in it
+	config  string // the name of the directory for files from elsewhere
 	spaces  []tablespace
 	present *present // what a delta restore finds there; nil: nothing
 	links   []linked // only with Options.LinkAll
@@ -48,7 +58,7 @@ func (o *Options) destination() (*destination, error) {
 	if err != nil || o.To == "" {
 		return nil, &RefusedError{Reason: fmt.Sprintf("no directory to restore to: %q", o.To)}
 	}
-	d := &destination{dir: dir}
+	d := &destination{dir: dir, real: truePath(dir)}
 	if d.present, err = o.checkData(dir); err != nil {
 		return nil, err
 	}
@@ -64,11 +74,11 @@ func (o *Options) destination() (*destination, error) {
 		if err := d.checkSpace(s); err != nil {
 			return nil, err
 		}
-		if s.new == dir {
+		if s.real == d.real {
 			return nil, &RefusedError{Reason: fmt.Sprintf("tablespace %s cannot go to %s, the data directory itself", s.oid, dir)}
 		}
 		for _, other := range d.spaces[:i] {
-			if s.new == other.new {
+			if s.real == other.real {
 				return nil, &RefusedError{Reason: fmt.Sprintf("tablespaces %s and %s would both go to %s", other.old, s.old, s.new)}
 			}
 		}
@@ -76,12 +86,62 @@ func (o *Options) destination() (*destination, error) {
 	return d, nil
 }
 
+// foresee is destination, with what has to be known of the listing before anything is put into its place.
+func (o *Options) foresee(ctx context.Context, c Chunks) (*destination, error) {
+	d, err := o.destination()
+	if err != nil {
+		return nil, err
+	}
+	s := newSource(c, o.IsDamage)
+	if err := d.nameConfig(ctx, s, o); err != nil {
+		return nil, err
+	}
+	return d, d.findLinks(ctx, s, o)
+}
+
+// nameConfig finds a name that the data directory has not for the directory of files from elsewhere, of which the listing tells
+// first.
+func (d *destination) nameConfig(ctx context.Context, c *source, o *Options) error {
+	const prefix = snapshot.DataRoot + "/" + ConfigDir
+	enough := errors.New("enough is known")
+	taken, elsewhere := map[string]bool{}, false
+	err := o.Snapshot.Root.Walk(ctx, c, func(e *snapshot.Entry) error {
+		elsewhere = elsewhere || within(e.Path, snapshot.ConfigRoot)
+		if strings.HasPrefix(e.Path, prefix) {
+			taken[e.Path] = true
+		} else if !elsewhere || e.Path > prefix {
+			return enough
+		}
+		return nil
+	})
+	d.config = ConfigDir
+	for n := 2; taken[snapshot.DataRoot+"/"+d.config]; n++ {
+		d.config = fmt.Sprintf("%s-%d", ConfigDir, n)
+	}
+	if errors.Is(err, enough) {
+		return nil
+	}
+	return err
+}
+
 // within says whether path is dir or lies below it.
 func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// lookAt says what is at path: whether it is there, and the first names in it.
+// truePath follows the links in a path, as far as it is there.
+func truePath(path string) string {
+	for at, rest := path, ""; ; at, rest = filepath.Dir(at), filepath.Join(filepath.Base(at), rest) {
+		if real, err := filepath.EvalSymlinks(at); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if at == filepath.Dir(at) {
+			return path
+		}
+	}
+}
+
+// lookAt says what is at path: whether it is there, and the first names in it. A new file system is empty.
 func lookAt(path string) (there bool, names []string, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,7 +161,7 @@ func lookAt(path string) (there bool, names []string, err error) {
 	case err != nil && !errors.Is(err, io.EOF):
 		return true, nil, fmt.Errorf("look at the destination: %w", err)
 	}
-	return true, names, nil
+	return true, slices.DeleteFunc(names, func(name string) bool { return name == lostFound }), nil
 }
 
 // checkData makes sure that the data directory may be written to. It returns what a delta restore finds there, nil where
@@ -129,7 +189,8 @@ func (o *Options) checkData(dir string) (*present, error) {
 	}
 }
 
-// livePostmaster says whether the process that postmaster.pid names exists. A process that is not ours counts.
+// livePostmaster says whether the process that postmaster.pid names exists. A process that is not ours counts. This one and its
+// parent are no servers: in a container they have the low numbers that the dead one had (CreateLockFile in miscinit.c, too).
 func livePostmaster(dir string) (pid int, live bool) {
 	b, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
 	if err != nil {
@@ -140,7 +201,10 @@ func livePostmaster(dir string) (pid int, live bool) {
 	if err != nil || pid == 0 {
 		return 0, false
 	}
-	pid = max(pid, -pid) // a standalone backend writes its number negated (CreateLockFile in miscinit.c)
+	pid = max(pid, -pid) // a standalone backend writes its number negated
+	if pid == os.Getpid() || pid == os.Getppid() {
+		return 0, false
+	}
 	err = unix.Kill(pid, 0)
 	return pid, err == nil || errors.Is(err, unix.EPERM)
 }
@@ -150,7 +214,7 @@ func (d *destination) checkSpace(s tablespace) error {
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	if d.present.owns(s.oid, s.new) {
+	if d.present.owns(s.oid, s.new) || d.succeeds(s) {
 		return d.checkOwnSpace(s)
 	}
 	return &RefusedError{
@@ -196,6 +260,7 @@ func (o *Options) place(d *destination) ([]tablespace, error) {
 				Hint:   fmt.Sprintf("say where it shall go: --tablespace %s=/new/directory", s.oid),
 			}
 		}
+		s.real = truePath(s.new)
 		spaces = append(spaces, s)
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Tablespaces)) {

@@ -87,8 +87,8 @@ func TestRefusalsChangeNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, m := spaced(t, taken)
-	live := t.TempDir()
-	if err := os.WriteFile(filepath.Join(live, "postmaster.pid"), fmt.Appendf(nil, "%d\n%s\n", os.Getpid(), live), 0o600); err != nil {
+	live, server := t.TempDir(), aProcess(t)
+	if err := os.WriteFile(filepath.Join(live, "postmaster.pid"), fmt.Appendf(nil, "%d\n%s\n", server, live), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	stale := t.TempDir()
@@ -107,7 +107,7 @@ func TestRefusalsChangeNothing(t *testing.T) {
 		want    []string
 	}{
 		"full directory":         {taken, elsewhere, []string{"not empty", "file"}},
-		"live server":            {live, elsewhere, []string{"running", fmt.Sprint(os.Getpid())}},
+		"live server":            {live, elsewhere, []string{"running", fmt.Sprint(server)}},
 		"dead server":            {stale, elsewhere, []string{"not empty"}},
 		"a file":                 {filepath.Join(taken, "file"), elsewhere, []string{"not a directory"}},
 		"a link to nothing":      {dangling, elsewhere, []string{"link"}},
@@ -176,7 +176,7 @@ func TestTablespaceMapsReadBackAsPostgreSQLReadsThem(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	d := destination{spaces: []tablespace{{"1", "/a", "/a"}, {"2", "/b", `/c\d`}}}
+	d := destination{spaces: []tablespace{{oid: "1", old: "/a", new: "/a"}, {oid: "2", old: "/b", new: `/c\d`}}}
 	if got := string(d.tablespaceMap([]byte("x"))); got != "1 /a\n2 /c\\\\d\n" {
 		t.Errorf("moved: %q", got)
 	}

@@ -143,7 +143,7 @@ func (r *runner) recovery() error {
 		return nil
 	}
 	path := r.path(autoConf)
-	old, err := r.readConf(autoConf)
+	old, err := r.readConf(snapshot.DataRoot + "/" + autoConf)
 	if err != nil {
 		return err
 	}
@@ -181,9 +181,9 @@ func archiveOff(conf []byte) []byte {
 // maxConf bounds what is read of a configuration file.
 const maxConf = 16 << 20
 
-// readConf reads a file of the data directory; nothing where it is not there or no file.
-func (r *runner) readConf(rel string) ([]byte, error) {
-	p, err := r.layout.locate(snapshot.DataRoot + "/" + filepath.ToSlash(rel))
+// readConf reads what a file of the listing has become; nothing where it is not there or no file.
+func (r *runner) readConf(listed string) ([]byte, error) {
+	p, err := r.layout.locate(listed)
 	if err != nil {
 		return nil, err
 	}
@@ -201,17 +201,28 @@ func (r *runner) readConf(rel string) ([]byte, error) {
 	return b, nil
 }
 
-// staleSettings returns the recovery settings that the restored configuration files make, wherever they lay. They
-// would count beside ours unless ours are set, even if to nothing.
-func (r *runner) staleSettings() ([]string, error) {
-	files := []string{"postgresql.conf"}
-	for _, m := range r.report.Config {
-		if rel, err := filepath.Rel(r.report.Dir, m.To); err == nil && strings.HasSuffix(rel, ".conf") {
-			files = append(files, rel)
-		}
+// note remembers configuration files, and for the report what is not where it was.
+func (r *runner) note(e *snapshot.Entry) {
+	if e.Type == snapshot.File && strings.HasSuffix(e.Path, ".conf") && e.Path != snapshot.DataRoot+"/"+autoConf {
+		r.confs = append(r.confs, e.Path)
 	}
+	if e.Link == "" || e.Type == snapshot.Symlink || e.Type == snapshot.Tablespace || r.isLinked(e) {
+		return
+	}
+	m := Moved{From: e.Link, To: r.layout.shown(e.Path)}
+	switch {
+	case strings.HasPrefix(e.Path, snapshot.DataRoot):
+		r.report.Links = append(r.report.Links, m)
+	case e.Type == snapshot.File:
+		r.report.Config = append(r.report.Config, m)
+	}
+}
+
+// staleSettings returns the recovery settings that the restored configuration files make, wherever they lay, and whether the server
+// reads them or not: it may include them. They would count beside ours unless ours are set, even if to nothing.
+func (r *runner) staleSettings() ([]string, error) {
 	var names []string
-	for _, file := range files {
+	for _, file := range r.confs {
 		b, err := r.readConf(file)
 		if err != nil {
 			return nil, err
@@ -270,6 +281,14 @@ func (r *runner) finishDirs() error {
 	for _, d := range slices.Backward(r.dirs) {
 		if err := d.finishDir(); err != nil {
 			return fmt.Errorf("finish %s: %w", d.path(), err)
+		}
+	}
+	for _, l := range r.layout.dest.links {
+		if l.dir {
+			continue // one of r.dirs
+		}
+		if err := durable.SyncDir(filepath.Dir(l.to)); err != nil {
+			return fmt.Errorf("finish %s: %w", l.to, err)
 		}
 	}
 	return nil

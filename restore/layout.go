@@ -44,10 +44,12 @@ func (d *destination) make(o *Options) (*layout, error) {
 	if l.marker, err = d.claim(o); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
+	begin := d.stillEmpty
 	if d.present != nil {
-		if err := d.disarm(l.data); err != nil {
-			return nil, errors.Join(err, l.close())
-		}
+		begin = func() error { return d.disarm(l.data) }
+	}
+	if err := begin(); err != nil {
+		return nil, errors.Join(err, l.close())
 	}
 	for _, s := range d.spaces {
 		if l.spaces[s.oid], err = makeRoot(s.new); err != nil {
@@ -95,7 +97,7 @@ func (l *layout) close() error {
 // locate says where an entry of the listing goes.
 func (l *layout) locate(path string) (place, error) {
 	if rest, ok := strings.CutPrefix(path, snapshot.ConfigRoot); ok && (rest == "" || rest[0] == '/') {
-		return place{l.data, ConfigDir + rest}, nil
+		return place{l.data, l.dest.config + rest}, nil
 	}
 	if path == snapshot.DataRoot {
 		return place{l.data, "."}, nil
@@ -119,7 +121,7 @@ func (l *layout) locate(path string) (place, error) {
 // shown is where an entry of the listing goes, also where nothing is made yet.
 func (l *layout) shown(path string) string {
 	if rest, ok := strings.CutPrefix(path, snapshot.ConfigRoot); ok && (rest == "" || rest[0] == '/') {
-		return filepath.Join(l.dest.dir, ConfigDir, rest)
+		return filepath.Join(l.dest.dir, l.dest.config, rest)
 	}
 	if k := l.dest.linkAt(path); k != nil {
 		return filepath.Join(k.to, strings.TrimPrefix(path, k.path))

@@ -54,16 +54,18 @@ func (d *destination) checkLink(l *linked) error {
 	clash := func(what string) error {
 		return &RefusedError{Reason: fmt.Sprintf("%s was a link to %s, which is %s now", l.path, l.to, what), Hint: "restore without --link-all"}
 	}
-	if within(l.to, d.dir) || within(d.dir, l.to) {
+	real := truePath(l.to)
+	overlaps := func(path string) bool { return within(real, path) || within(path, real) }
+	if overlaps(d.real) {
 		return clash("part of the directory that is restored into")
 	}
 	for _, s := range d.spaces {
-		if within(l.to, s.new) || within(s.new, l.to) {
+		if overlaps(s.real) {
 			return clash("the place of tablespace " + s.oid)
 		}
 	}
 	for _, other := range d.links {
-		if within(l.to, other.to) || within(other.to, l.to) {
+		if overlaps(truePath(other.to)) {
 			return clash("the place of " + other.path)
 		}
 	}

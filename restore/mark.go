@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +84,9 @@ func (d *destination) claim(o *Options) (*os.File, error) {
 		if err := lockMark(old, d.dir); err != nil {
 			return nil, err
 		}
+		if d.present == nil {
+			return nil, d.notEmpty()
+		}
 		write = durable.Replace
 	}
 	err := write(path, 0o600, d.text(o))
@@ -102,6 +106,24 @@ func (d *destination) claim(o *Options) (*os.File, error) {
 	return f, nil
 }
 
+// stillEmpty makes sure, when the marker is written, that nothing else has come into the directory since it was looked at.
+func (d *destination) stillEmpty() error {
+	_, names, err := lookAt(d.dir)
+	// A temporary file may be the marker of one that comes too late.
+	foreign := func(name string) bool { return name != Marker && !strings.HasPrefix(name, durable.TempPrefix) }
+	if err == nil && !slices.ContainsFunc(names, foreign) {
+		return nil
+	}
+	if err == nil {
+		err = d.notEmpty()
+	}
+	return errors.Join(err, os.Remove(filepath.Join(d.dir, Marker)))
+}
+
+func (d *destination) notEmpty() error {
+	return &RefusedError{Reason: fmt.Sprintf("%s was empty a moment ago and is not any more", d.dir)}
+}
+
 func busy(dir string) error {
 	return &RefusedError{Reason: fmt.Sprintf("another restore is at work in %s", dir)}
 }
@@ -114,6 +136,12 @@ func lockMark(f *os.File, dir string) error {
 	// Some file systems have no locks. The marker is there all the same.
 	if err != nil && !errors.Is(err, unix.ENOLCK) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
 		return fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	// Whoever had the lock before may have put another marker there, and have locked that.
+	info, err := f.Stat()
+	here, err2 := os.Lstat(filepath.Join(dir, Marker))
+	if err != nil || err2 != nil || !os.SameFile(info, here) {
+		return busy(dir)
 	}
 	return nil
 }

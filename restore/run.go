@@ -35,6 +35,9 @@ type Options struct {
 	Key    chunk.Key
 	// Spare are files and directories that must not lie where Delta would remove them: the repository, keys. Absolute.
 	Spare []string
+	// Archived says whether the archive has a file of pg_wal, by its name. Of WAL that is in the directory Delta removes only what
+	// the archive has and its server took for archived. Nil: the server is believed.
+	Archived func(name string) bool
 	// LinkAll makes what the data directory had links to, pg_wal or a certificate, links again, to the same places, which have
 	// to be absent or empty. Else it comes inside.
 	LinkAll bool
@@ -76,7 +79,7 @@ type Report struct {
 	Copied     int64    // bytes taken from Reuse
 	Fetched    int64    // bytes read from packs
 	Removed    int64    // files that the snapshot has not
-	Unarchived int64    // WAL files that were never archived, and are in snapshot.UnarchivedDir now
+	Unarchived int64    // WAL files that the archive has not, and that are in snapshot.UnarchivedDir now
 	Replaced   []string // links that are replaced by what the snapshot has; what they led to is as it was
 }
 
@@ -91,10 +94,7 @@ func Run(ctx context.Context, c Chunks, o Options) (*Report, error) {
 	if (o.Recovery == nil) != (o.FetchWAL != nil) {
 		return nil, errors.New("restore: want either recovery settings or WAL")
 	}
-	d, err := o.destination()
-	if err == nil {
-		err = d.findLinks(ctx, newSource(c, o.IsDamage), &o)
-	}
+	d, err := o.foresee(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +136,7 @@ type runner struct {
 	dirs    []finished // in order of path; their attributes come last, since writing into them changes their times
 	root    attributes // of the data directory: what files of our own get
 	control *snapshot.Entry
+	confs   []string // configuration files, by path in the listing
 
 	sweep *sweeper // nil: there is nothing beside the snapshot's files
 	judge *judge   // nil: nothing is on this host yet
@@ -232,10 +233,10 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 	if err != nil {
 		return err
 	}
+	r.note(e)
 	if done, err := r.relink(e); done || err != nil {
 		return err
 	}
-	r.note(e)
 	switch e.Type {
 	case snapshot.Dir:
 		return r.dir(e, p)
@@ -263,20 +264,6 @@ func (r *runner) entry(ctx context.Context, e *snapshot.Entry) error {
 		return r.flush(ctx)
 	}
 	return nil
-}
-
-// note remembers for the report what is not where it was.
-func (r *runner) note(e *snapshot.Entry) {
-	if e.Link == "" || e.Type == snapshot.Symlink || e.Type == snapshot.Tablespace || r.isLinked(e) {
-		return
-	}
-	m := Moved{From: e.Link, To: r.layout.shown(e.Path)}
-	switch {
-	case strings.HasPrefix(e.Path, snapshot.DataRoot):
-		r.report.Links = append(r.report.Links, m)
-	case e.Type == snapshot.File:
-		r.report.Config = append(r.report.Config, m)
-	}
 }
 
 func (r *runner) dir(e *snapshot.Entry, p place) error {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/pgtrove/pgtrove/snapshot"
@@ -48,10 +47,7 @@ const (
 func List(ctx context.Context, c Chunks, o Options, each func(e *snapshot.Entry, to string) error) error {
 	var l *layout
 	if o.To != "" {
-		d, err := o.destination()
-		if err == nil {
-			err = d.findLinks(ctx, newSource(c, o.IsDamage), &o)
-		}
+		d, err := o.foresee(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -68,10 +64,7 @@ func List(ctx context.Context, c Chunks, o Options, each func(e *snapshot.Entry,
 
 // DryRun makes all checks and plans of Run, and writes nothing.
 func DryRun(ctx context.Context, c Chunks, o Options) (*Survey, error) {
-	d, err := o.destination()
-	if err == nil {
-		err = d.findLinks(ctx, newSource(c, o.IsDamage), &o)
-	}
+	d, err := o.foresee(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -132,11 +125,7 @@ func (p place) occupied() bool {
 		return false
 	}
 	info, err := p.root.Lstat(p.rel)
-	if err != nil || !info.Mode().IsRegular() {
-		return false
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return !ok || st.Nlink == 1
+	return err == nil && adoptable(info)
 }
 
 // flush counts what a plan would fetch, and measures how fast.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/pgtrove/pgtrove/internal/durable"
 	"github.com/pgtrove/pgtrove/snapshot"
@@ -51,9 +52,6 @@ func (s *sweeper) entry(e *snapshot.Entry) error {
 // enter takes a directory that the snapshot has, at its place. Of a tablespace's only the directory of the snapshot's
 // version is the cluster's; the rest is nobody's or another's.
 func (s *sweeper) enter(e *snapshot.Entry, p place) error {
-	if info, err := p.root.Lstat(p.rel); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-		return nil // in a dry run
-	}
 	f, err := p.root.Open(p.rel)
 	if err != nil {
 		return err
@@ -100,33 +98,59 @@ func (s *sweeper) leave(path string) error {
 func (s *sweeper) end() error { return s.leave("") }
 
 // keeps says what stays though the snapshot has it not: what the restore itself needs or has put there, what is the file
-// system's, and tablespaces inside the data directory, which are swept where the listing has them.
+// system's or another file system, and tablespaces inside the data directory, which are swept where the listing has them.
 func (s *sweeper) keeps(d *sweptDir, name string) bool {
 	if d.path != snapshot.DataRoot && !strings.HasPrefix(d.path, snapshot.DataRoot+"/") {
 		return false
 	}
 	if d.path == snapshot.DataRoot {
 		switch name {
-		case Marker, snapshot.UnarchivedDir, "lost+found":
+		case Marker, snapshot.UnarchivedDir:
 			return true
-		case ConfigDir:
+		case s.dest.config:
 			return s.config
 		}
+	}
+	if name == lostFound || mountPoint(filepath.Join(d.place.path(), name)) {
+		return true
 	}
 	if d.place.root.Name() != s.dest.dir {
 		return false // in a tablespace
 	}
-	path := filepath.Join(s.dest.dir, d.place.rel, name)
+	rel := filepath.Join(d.place.rel, name)
+	path, real := filepath.Join(s.dest.dir, rel), filepath.Join(s.dest.real, rel)
 	for _, space := range s.dest.spaces {
-		if within(space.new, path) || within(path, space.new) && space.new != s.dest.dir {
+		if within(space.new, path) || within(path, space.new) || within(space.real, real) || within(real, space.real) {
 			return true
 		}
 	}
 	return false
 }
 
-// removeAll removes a file, or a directory with all that is in it, and returns how many files that were. It follows no link.
+// mountPoint says whether another file system begins at path. The device tells that of directories only: on overlayfs a file can have
+// another than the directory that it is in.
+func mountPoint(path string) bool {
+	info, err := os.Lstat(path)
+	above, err2 := os.Lstat(filepath.Dir(path))
+	if err != nil || err2 != nil {
+		return false
+	}
+	x, ok := info.Sys().(*syscall.Stat_t)
+	y, ok2 := above.Sys().(*syscall.Stat_t)
+	return info.IsDir() && ok && ok2 && x.Dev != y.Dev || mountRoot(path)
+}
+
+// removeAll removes a file, or a directory with all that is in it, and returns how many files that were. It follows no link, and
+// removes nothing where another file system is in it.
 func removeAll(p place) (files int64, err error) {
+	if files, err = countFiles(p); err != nil {
+		return 0, err
+	}
+	return files, p.root.RemoveAll(p.rel)
+}
+
+// countFiles counts what removeAll would remove.
+func countFiles(p place) (files int64, err error) {
 	info, err := p.root.Lstat(p.rel)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -135,18 +159,19 @@ func removeAll(p place) (files int64, err error) {
 		return 0, err
 	}
 	if !info.IsDir() {
-		return 1, p.root.Remove(p.rel)
+		return 1, nil
 	}
-	err = fs.WalkDir(p.root.FS(), p.rel, func(_ string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() {
+	err = fs.WalkDir(p.root.FS(), p.rel, func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+		case !e.IsDir():
 			files++
+		case mountPoint(place{p.root, path}.path()):
+			return fmt.Errorf("%s is a mount point: what is in it is not removed; unmount it, and run this again", place{p.root, path}.path())
 		}
 		return err
 	})
-	if err != nil {
-		return 0, err
-	}
-	return files, p.root.RemoveAll(p.rel)
+	return files, err
 }
 
 // extra removes what the snapshot has not.
@@ -161,20 +186,27 @@ func (r *runner) extra(dir string, p place) error {
 			return err
 		}
 	}
+	return r.remove(p)
+}
+
+func (r *runner) remove(p place) error {
+	do := removeAll
 	if r.dry != nil {
-		r.report.Removed++
-		return nil
+		do = countFiles
 	}
-	n, err := removeAll(p)
+	n, err := do(p)
 	r.report.Removed += n
 	return err
 }
 
-// former empties a tablespace that the snapshot has not: what servers of this version have there. Recovery may make the
-// tablespace again, and would take what it finds for its own.
+// former empties a tablespace that the snapshot has not, nor another one there: what servers of this version have in it. Recovery
+// may make the tablespace again, and would take what it finds for its own.
 func (r *runner) former(link place) error {
 	to, ok := r.layout.dest.present.links[path.Base(filepath.ToSlash(link.rel))]
 	if !ok {
+		return nil
+	}
+	if slices.ContainsFunc(r.layout.dest.spaces, func(s tablespace) bool { return s.real == truePath(to) }) {
 		return nil
 	}
 	if user := serverUsing(to, r.layout.dest.dir); user != "" {
@@ -196,12 +228,7 @@ func (r *runner) former(link place) error {
 		if !versionDir(e.Name(), r.o.Snapshot.Server.Major()) {
 			continue
 		}
-		if r.dry != nil {
-			r.report.Removed++
-			continue
-		}
-		n, err := removeAll(place{root, e.Name()})
-		if r.report.Removed += n; err != nil {
+		if err := r.remove(place{root, e.Name()}); err != nil {
 			return err
 		}
 	}

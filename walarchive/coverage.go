@@ -242,6 +242,24 @@ func (c *Coverage) Has(s pg.Segment) bool {
 	return ok
 }
 
+// HasFile says the same of a file of pg_wal by its name: a segment, a .partial or a history file. Of others it knows nothing.
+func (c *Coverage) HasFile(name string) bool {
+	tli, err := pg.WALFileTimeline(name)
+	if err != nil {
+		return false
+	}
+	switch kind, _ := pg.ClassifyWALFile(name); kind {
+	case pg.KindSegment:
+		s, err := pg.ParseSegment(name, c.SegmentSize)
+		return err == nil && c.Has(s)
+	case pg.KindPartial:
+		return slices.Contains(c.Partials(tli), name)
+	case pg.KindHistory:
+		return c.timelines[tli] != nil && c.timelines[tli].history
+	}
+	return false
+}
+
 func (c *Coverage) find(tli pg.Timeline, n uint64) (Span, bool) {
 	spans := c.Spans(tli)
 	i, _ := slices.BinarySearchFunc(spans, n, func(s Span, n uint64) int {

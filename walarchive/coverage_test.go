@@ -63,6 +63,14 @@ func TestScanFindsSegmentsGapsAndHistories(t *testing.T) {
 	if !c.Has(pg.Segment{Timeline: 1, Number: 3}) || c.Has(pg.Segment{Timeline: 1, Number: 4}) || c.Has(pg.Segment{Timeline: 1, Number: 8}) {
 		t.Error("segments 3, 4 and 8 are not told apart")
 	}
+	for name, want := range map[string]bool{
+		segmentName(1, 3): true, segmentName(1, 4): false, segmentName(3, 3): false, segmentName(1, 8) + ".partial": true, segmentName(1, 9) + ".partial": false,
+		"00000002.history": true, "00000003.history": false, segmentName(1, 2) + ".00000028.backup": false, "RECOVERYXLOG": false,
+	} {
+		if c.HasFile(name) != want {
+			t.Errorf("has %s: %v", name, !want)
+		}
+	}
 }
 
 func TestNewestTimelineIsTheLastOfAnUnbrokenRow(t *testing.T) {

@@ -188,7 +188,7 @@ func (a *app) prepareRestore(ctx context.Context, r *repo.Repo, o *restoreOption
 	run := &restoreRun{Options: restore.Options{
 		Snapshot: m, To: o.to, Tablespaces: o.moves, Jobs: a.jobs(allJobs()), IsDamage: isDamage,
 		Delta: o.local.delta, Reuse: o.local.reuse, Strict: o.local.strict, Key: r.IDKey(), ArchiveOff: o.local.archiveMode == archiveOff,
-		LinkAll: o.local.linkAll, AllTablespaces: o.local.tablespaces, Spare: a.ownPlaces(),
+		LinkAll: o.local.linkAll, AllTablespaces: o.local.tablespaces, Spare: a.ownPlaces(), Archived: c.Coverage.HasFile,
 	}}
 	if o.noRecovery {
 		archive := archiveOf(m).in(r)
@@ -321,7 +321,7 @@ func (a *app) whyLost(ctx context.Context, r *repo.Repo, m *snapshot.Manifest, e
 	}
 	a.out.detail("%v", err)
 	return withHint(fmt.Errorf("%w: it was forgotten, and a prune has removed it meanwhile", snapshot.ErrNotFound),
-		"remove the directory, it holds a part only; `pgtrove snapshots` shows what there is to restore, and `pgtrove pin` keeps a snapshot")
+		"the directory holds a part only: restore another snapshot into it with --delta (`pgtrove snapshots` shows them); `pgtrove pin` keeps one")
 }
 
 // tellChoice says what will be restored before it is.

@@ -81,11 +81,15 @@ type localJSON struct {
 	Removed    int64 `json:"removed"`
 	Unarchived int64 `json:"unarchived_wal"`
 
-	Linked []movedJSON `json:"linked"`
+	Linked   []movedJSON `json:"linked"`
+	Replaced []string    `json:"replaced"` // links
 }
 
 func localResult(r *restore.Report) localJSON {
-	return localJSON{Kept: r.Kept, Copied: r.Copied, Fetched: r.Fetched, Removed: r.Removed, Unarchived: r.Unarchived, Linked: movedResult(r.Linked)}
+	return localJSON{
+		Kept: r.Kept, Copied: r.Copied, Fetched: r.Fetched, Removed: r.Removed, Unarchived: r.Unarchived, Linked: movedResult(r.Linked),
+		Replaced: append([]string{}, r.Replaced...),
+	}
 }
 
 // localText says the same to people.
@@ -102,7 +106,7 @@ func localText(o restore.Options, r *restore.Report) string {
 		text += fmt.Sprintf("  removed: %s that the snapshot has not\n", showCount(r.Removed, "file", "files"))
 	}
 	if r.Unarchived > 0 {
-		text += fmt.Sprintf("  moved to %s/%s: WAL that was never archived, %s; remove it when you are sure that nothing in it is missed\n",
+		text += fmt.Sprintf("  moved to %s/%s: WAL that the archive has not, %s; remove it when you are sure that nothing in it is missed\n",
 			r.Dir, snapshot.UnarchivedDir, showCount(r.Unarchived, "file", "files"))
 	}
 	for _, m := range r.Linked {
@@ -180,10 +184,13 @@ func (a *app) dryRestore(ctx context.Context, view *repo.View, o restore.Options
 	}
 	text += fmt.Sprintf("  to be fetched: %s, from %s in %s\n", showBytes(s.Fetched), showCount(s.Packs, "pack", "packs"), showCount(s.Reads, "request", "requests"))
 	if s.Removed > 0 {
-		text += fmt.Sprintf("  to be removed: %s that the snapshot has not, with all that is in them\n", showCount(s.Removed, "file or directory", "files and directories"))
+		text += fmt.Sprintf("  to be removed: %s that the snapshot has not\n", showCount(s.Removed, "file", "files"))
 	}
 	if s.Unarchived > 0 {
-		text += fmt.Sprintf("  to be moved aside: WAL that was never archived, %s\n", showCount(s.Unarchived, "file", "files"))
+		text += fmt.Sprintf("  to be moved aside: WAL that the archive has not, %s\n", showCount(s.Unarchived, "file", "files"))
+	}
+	for _, link := range s.Replaced {
+		text += fmt.Sprintf("  is a link and will be a directory: %s; what it leads to stays as it is\n", link)
 	}
 	for _, m := range s.Tablespaces {
 		text += fmt.Sprintf("  tablespace: %s goes to %s\n", m.From, m.To)

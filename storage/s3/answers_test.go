@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,11 +17,11 @@ import (
 )
 
 // answering is a store whose server answers each request with fn. What a real server never says is tested with it.
-func answering(t *testing.T, o s3.Options, fn http.HandlerFunc) (*s3.Store, *int) {
+func answering(t *testing.T, o s3.Options, fn http.HandlerFunc) (*s3.Store, *atomic.Int64) {
 	t.Helper()
-	requests := 0
+	var requests atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		requests++
+		requests.Add(1)
 		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
 		fn(w, r)
 	}))
@@ -93,8 +94,8 @@ func TestAnswersHaveAClass(t *testing.T) {
 			if errors.Is(c.del, storage.ErrDenied) {
 				want = 4 // is it because of a lock?
 			}
-			if *requests != want {
-				t.Errorf("%d requests for three calls, want %d", *requests, want)
+			if requests.Load() != int64(want) {
+				t.Errorf("%d requests for three calls, want %d", requests.Load(), want)
 			}
 		})
 	}
@@ -191,12 +192,12 @@ func TestTheEndOfAnObjectThatIsShorterIsAllOfIt(t *testing.T) {
 		fmt.Fprint(w, "0123")
 	})
 	got, err := s.Get(t.Context(), "k", storage.Range{Off: -10, Len: 2}, nil)
-	if err != nil || string(got) != "01" || *requests != 2 {
-		t.Errorf("%q, %v after %d requests", got, err, *requests)
+	if err != nil || string(got) != "01" || requests.Load() != 2 {
+		t.Errorf("%q, %v after %d requests", got, err, requests.Load())
 	}
 	got, err = s.Get(t.Context(), "k", storage.Range{Off: 10}, []byte("+"))
-	if err != nil || string(got) != "+" || *requests != 3 {
-		t.Errorf("%q, %v after %d requests", got, err, *requests)
+	if err != nil || string(got) != "+" || requests.Load() != 3 {
+		t.Errorf("%q, %v after %d requests", got, err, requests.Load())
 	}
 }
 
@@ -228,8 +229,8 @@ func TestAPutIsOneConditionalRequest(t *testing.T) {
 			if err := s.Put(t.Context(), "a/k", data); err != nil {
 				t.Fatal(err)
 			}
-			if *requests != 1 || seen.Method != http.MethodPut || seen.URL.String() != "/bucket/p/a/k" || !bytes.Equal(body, data) {
-				t.Errorf("%d requests, %s %s with %d bytes", *requests, seen.Method, seen.URL, len(body))
+			if requests.Load() != 1 || seen.Method != http.MethodPut || seen.URL.String() != "/bucket/p/a/k" || !bytes.Equal(body, data) {
+				t.Errorf("%d requests, %s %s with %d bytes", requests.Load(), seen.Method, seen.URL, len(body))
 			}
 			if seen.Header.Get("If-None-Match") != "*" || !strings.Contains(seen.Header.Get("Authorization"), "if-none-match") {
 				t.Errorf("the condition is not there, or not signed: %v", seen.Header)
@@ -252,8 +253,8 @@ func TestAPutThatAnotherCallDisturbsIsRepeated(t *testing.T) {
 			fmt.Fprint(w, refusal("ConditionalRequestConflict"))
 		}
 	})
-	if err := s.Put(t.Context(), "k", []byte("x")); err != nil || *requests != 3 {
-		t.Errorf("after %d requests: %v", *requests, err)
+	if err := s.Put(t.Context(), "k", []byte("x")); err != nil || requests.Load() != 3 {
+		t.Errorf("after %d requests: %v", requests.Load(), err)
 	}
 }
 
@@ -271,8 +272,8 @@ func TestARepeatedCallIsTheCallersDecision(t *testing.T) {
 			t.Errorf("%s: %v", verb, err)
 		}
 	}
-	if *requests != 5 {
-		t.Errorf("%d requests for five calls", *requests)
+	if requests.Load() != 5 {
+		t.Errorf("%d requests for five calls", requests.Load())
 	}
 }
 
@@ -310,8 +311,8 @@ func TestALockThatIsRefusedForWantOfOneIsDenied(t *testing.T) {
 		} else if err == nil || errors.Is(err, storage.ErrDenied) || errors.Is(err, storage.ErrUnreachable) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if *requests != c.requests {
-			t.Errorf("%s: %d requests, want %d", name, *requests, c.requests)
+		if requests.Load() != int64(c.requests) {
+			t.Errorf("%s: %d requests, want %d", name, requests.Load(), c.requests)
 		}
 	}
 }

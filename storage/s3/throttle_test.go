@@ -62,8 +62,8 @@ func TestAThrottledCallIsRepeatedNoSoonerThanTheServerWants(t *testing.T) {
 			fmt.Fprint(w, refusal("SlowDown"))
 		}
 	})
-	if err := retry.New(s, retry.Options{Throttled: s3.IsThrottled}).Put(t.Context(), "k", []byte("x")); err != nil || *requests != 2 {
-		t.Fatalf("%v after %d requests", err, *requests)
+	if err := retry.New(s, retry.Options{Throttled: s3.IsThrottled}).Put(t.Context(), "k", []byte("x")); err != nil || requests.Load() != 2 {
+		t.Fatalf("%v after %d requests", err, requests.Load())
 	}
 	if waited := time.Since(last); waited < 2*time.Second {
 		t.Errorf("repeated after %s", waited)
