@@ -28,7 +28,7 @@ type keyNames struct {
 	bundles map[string][]int           // by entry: the numbers of its bundles, ascending
 	records map[string]map[string]bool // by entry: the suffixes of its records
 	active  map[int]bool               // bundles of these numbers are in use, besides the first
-	marked  int                        // the highest number of which somebody says so
+	taken   map[int]bool               // numbers that anything has, whoever has put it there
 }
 
 // parseKeyName says what a name under keys/ means: the bundle of an entry with its number, or a record of an entry, or, of no entry, that bundles of a
@@ -65,13 +65,15 @@ func bundleKey(entry string, number int) string {
 func recordKey(entry, suffix string) string { return keysPrefix + entry + "." + suffix }
 
 func listKeys(ctx context.Context, store storage.Store) (*keyNames, error) {
-	n := &keyNames{bundles: map[string][]int{}, records: map[string]map[string]bool{}, active: map[int]bool{}}
+	n := &keyNames{bundles: map[string][]int{}, records: map[string]map[string]bool{}, active: map[int]bool{}, taken: map[int]bool{}}
 	if err := store.List(ctx, keysPrefix, func(i storage.Info) error {
 		entry, record, number, ok := parseKeyName(i.Key)
+		if n.taken[number] = true; !ok {
+			return nil
+		}
 		switch {
-		case !ok:
 		case entry == "":
-			n.active[number], n.marked = true, max(n.marked, number)
+			n.active[number] = true
 		case record == "":
 			n.bundles[entry] = append(n.bundles[entry], number)
 		default:
@@ -132,13 +134,16 @@ func (n *keyNames) current(entry string) (numbers []int) {
 	return numbers
 }
 
-// newest is the highest number that anything under keys/ has.
-func (n *keyNames) newest() int {
-	newest := max(1, n.marked)
-	for _, numbers := range n.bundles {
-		newest = max(newest, numbers[len(numbers)-1])
+// next is the number for new bundles: above those in use, and nobody has it. What somebody puts there who is no owner does not decide how high it is.
+func (n *keyNames) next() int {
+	next := 2
+	for number := range n.active {
+		next = max(next, number+1)
 	}
-	return newest
+	for n.taken[next] {
+		next++
+	}
+	return next
 }
 
 // entries gives the IDs of all that stand under keys/, in order.

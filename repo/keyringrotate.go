@@ -91,7 +91,7 @@ func (r *Repo) advance(ctx context.Context, next *keys.Bundle, holders map[strin
 		return nil, err
 	}
 	defer r.forgetKeyring()
-	owner.entry, owner.number = next.Certificate().Entry, names.newest()+1
+	owner.entry, owner.number = next.Certificate().Entry, names.next()
 	if err := owner.putBundles(ctx, all, func(e *entryRecord) bool { return e.Role == keys.Owner }); err != nil {
 		return nil, err
 	}
@@ -105,6 +105,9 @@ func (r *Repo) advance(ctx context.Context, next *keys.Bundle, holders map[strin
 	if err := owner.giveLate(ctx, holders, who, passphrases); err != nil {
 		return nil, err
 	}
+	if err := owner.inUse(ctx, all); err != nil {
+		return nil, err
+	}
 	// What the new ones stand for. One that stays does no harm.
 	for _, b := range all {
 		for _, old := range names.bundles[b.record.Entry] {
@@ -114,6 +117,20 @@ func (r *Repo) advance(ctx context.Context, next *keys.Bundle, holders map[strin
 		}
 	}
 	return owner, nil
+}
+
+// inUse makes sure that new bundles are what is used from now on, before those go for which they stand.
+func (r *Repo) inUse(ctx context.Context, all []rewrapped) error {
+	names, err := r.listKeys(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		if !slices.Contains(names.current(b.record.Entry), r.number) {
+			return fmt.Errorf("%w: the new bundle of key %q, number %d, is not in use, so the old ones stay", ErrMissing, b.record.Name, r.number)
+		}
+	}
+	return nil
 }
 
 // putBundles stores bundles under this bundle's number. Of two who make all bundles anew at the same time the first object that they put decides: its name is the
