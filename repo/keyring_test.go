@@ -233,10 +233,15 @@ func TestAnOwnerOfWhomNoRecordIsLeftLosesNothing(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	second, _, _ := addKey(t, owner, NewKey{Name: "second", Role: keys.Owner})
-	must(t, second.RotateData(t.Context(), nil))
+	if err := second.RotateData(t.Context(), nil); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), owner.entry) {
+		t.Errorf("%v", err)
+	}
 	if _, err := openAs(t, f.store, f.id).RemoveKey(t.Context(), second.entry); !errors.Is(err, ErrLastOwner) {
 		t.Errorf("%v", err)
 	}
+	_, err = second.RemoveKey(t.Context(), owner.entry)
+	must(t, err)
+	must(t, second.RotateData(t.Context(), nil))
 }
 
 func TestWhereNothingMayBeDeletedARecordRemovesAKey(t *testing.T) {

@@ -134,7 +134,7 @@ func (r *Repo) Keys(ctx context.Context) ([]Key, error) {
 		case known != nil:
 			k = known.key()
 			k.Err = ring.bad[entry] // another record of it
-			if len(ring.names.current(entry)) == 0 {
+			if len(ring.names.current(entry, k.Role)) == 0 {
 				k.Err = fmt.Errorf("%w: key %s has no bundle, so nobody can use it", ErrMissing, entry)
 			}
 		case ring.bad[entry] != nil:
@@ -226,7 +226,7 @@ func (r *Repo) ownKeyring(ctx context.Context) (*keyring, map[string]*entryRecor
 // mustBeNewest says whether this owner's bundle is the newest one that he has, as any change gives all owners one. From an older one no bundles may be made: they would
 // lack what has been written with since. ErrStale.
 func (r *Repo) mustBeNewest(names *keyNames) error {
-	if numbers := names.current(r.bundle.Certificate().Entry); len(numbers) == 0 || numbers[0] != r.number {
+	if numbers := names.current(r.bundle.Certificate().Entry, keys.Owner); len(numbers) == 0 || numbers[0] != r.number {
 		return ErrStale
 	}
 	return nil
@@ -252,7 +252,7 @@ func (r *Repo) putKey(ctx context.Context, k NewKey, claimed []vouched) (*Key, e
 		}
 	}
 	if err == nil {
-		err = r.isNewest(ctx, issued.record.Entry)
+		err = r.isNewest(ctx, &issued.record)
 	}
 	if err != nil {
 		for _, o := range slices.Backward(issued.objects()) {
@@ -266,12 +266,12 @@ func (r *Repo) putKey(ctx context.Context, k NewKey, claimed []vouched) (*Key, e
 
 // isNewest says whether a bundle that was just stored has all keys that there are: who makes all bundles anew looks for new entries afterwards, and gives them theirs. If
 // that was over before, nobody does: ErrStale.
-func (r *Repo) isNewest(ctx context.Context, entry string) error {
+func (r *Repo) isNewest(ctx context.Context, e *entryRecord) error {
 	names, err := r.listKeys(ctx)
 	if err != nil {
 		return err
 	}
-	if numbers := names.current(entry); len(numbers) > 0 && numbers[0] > 1 {
+	if numbers := names.current(e.Entry, e.Role); len(numbers) > 0 && numbers[0] > 1 {
 		return nil
 	}
 	return r.mustBeNewest(names)

@@ -46,8 +46,9 @@ type removedRecord struct {
 
 // generationRecord is keys/generation.<n>: every owner has a bundle of that number, so what is sealed with it all of them can read.
 type generationRecord struct {
-	Version int `json:"version"`
-	Number  int `json:"number"`
+	Version int  `json:"version"`
+	Number  int  `json:"number"`
+	Owners  bool `json:"owners,omitempty"` // nobody else has one of that number
 }
 
 // vouched is a snapshot that an owner has looked at. The digest is of its object: the name alone somebody could use again once the snapshot is deleted.

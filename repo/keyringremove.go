@@ -13,6 +13,8 @@ import (
 var (
 	// ErrLastOwner says that nobody could open the data any more.
 	ErrLastOwner = errors.New("it is the last owner's key")
+	// ErrRemoving says that no keys can be made anew for all as long as somebody removes one: it must not get them.
+	ErrRemoving = errors.New("a key is being removed")
 	// ErrKept says that a key is removed, and that the storage keeps its bundle all the same: whoever has its identity can open what it could open before, and nothing that
 	// he makes with it counts.
 	ErrKept = errors.New("the key is removed, and the storage does not delete its bundle")
@@ -34,7 +36,7 @@ func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err erro
 	case gone != nil && len(ring.names.bundles[id]) == 0 && !ring.names.records[id][removingSuffix]:
 		return 0, fmt.Errorf("remove key %s: %w", id, ErrNoKey)
 	case gone != nil: // a removal that did not come to its end
-		return len(gone.Accepted), r.deleteKey(ctx, ring.names, id)
+		return len(gone.Accepted), r.deleteKey(ctx, id)
 	case e == nil && len(ring.names.bundles[id]) == 0:
 		return 0, fmt.Errorf("remove key %s: %w", id, ErrNoKey)
 	}
@@ -66,7 +68,7 @@ func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err erro
 		}
 		record.Accepted = there.Accepted
 	}
-	return len(record.Accepted), r.deleteKey(ctx, ring.names, id)
+	return len(record.Accepted), r.deleteKey(ctx, id)
 }
 
 // closeKey says that a key is being removed, from when on its holder's sessions are not told that they have committed.
@@ -98,7 +100,7 @@ func (r *Repo) closeKey(ctx context.Context, ring *keyring, holders map[string]*
 // otherOwner says whether there is an owner besides, whom nobody removes.
 func otherOwner(ring *keyring, holders map[string]*entryRecord, id string) bool {
 	for entry, e := range holders {
-		if entry != id && e.Role == keys.Owner && !ring.removing[entry] && len(ring.names.current(entry)) > 0 {
+		if entry != id && e.Role == keys.Owner && !ring.removing[entry] && len(ring.names.current(entry, keys.Owner)) > 0 {
 			return true
 		}
 	}
@@ -106,7 +108,11 @@ func otherOwner(ring *keyring, holders map[string]*entryRecord, id string) bool 
 }
 
 // deleteKey deletes the bundles of a key of which a record says that it is removed.
-func (r *Repo) deleteKey(ctx context.Context, names *keyNames, id string) error {
+func (r *Repo) deleteKey(ctx context.Context, id string) error {
+	names, err := listKeys(ctx, r.store) // who made all anew may have given it one meanwhile
+	if err != nil {
+		return err
+	}
 	var kept error
 	for _, number := range names.bundles[id] {
 		err := r.store.Delete(ctx, bundleKey(id, number))

@@ -92,7 +92,7 @@ var errEnough = errors.New("found")
 func (f *finder) find(ctx context.Context) error {
 	var all []candidate
 	for _, entry := range f.names.entries() {
-		for _, number := range f.names.current(entry) {
+		for _, number := range f.names.current(entry, keys.Owner) {
 			all = append(all, candidate{entry, number})
 		}
 	}
@@ -178,7 +178,7 @@ func (f *finder) mayUse(ctx context.Context, r *Repo) (bool, error) {
 		return true, nil
 	}
 	if r.number > 1 {
-		if active, err := r.isActive(ctx, r.number); !active || err != nil {
+		if g, err := r.generation(ctx, r.number); g == nil || g.Owners && r.Role() != keys.Owner || err != nil {
 			return false, err
 		}
 	}

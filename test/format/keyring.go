@@ -155,6 +155,7 @@ type KeyRecord struct {
 	Entry    string
 	Name     string
 	Number   int
+	Owners   bool
 	Claimed  []KnownSnapshot
 	Accepted []KnownSnapshot
 }
@@ -280,7 +281,7 @@ func (r *Repository) inUse(entry string, number int) (bool, error) {
 		return gone == nil, err
 	}
 	active, err := r.record(fmt.Sprintf("keys/generation.%d", number), "generation")
-	return active != nil, err
+	return active != nil && (!active.Owners || r.Bundle.Role == "owner"), err
 }
 
 // refuses says by which rule of section 7.3 a snapshot is refused; "": by none.
