@@ -140,3 +140,131 @@ func TestNobodyGetsNewKeysWhileOneIsBeingRemoved(t *testing.T) {
 	must(t, err)
 	must(t, openAs(t, h.store, h.ids["owner"][0]).RotateData(t.Context(), nil))
 }
+
+// TestASnapshotThatWasToldBeforeAHostHadItsKeyCounts gives a key the name of a host while another key's session for it commits, at each request of the giving. The session is
+// told that it has committed unless it sees the record of the new key then.
+func TestASnapshotThatWasToldBeforeAHostHadItsKeyCounts(t *testing.T) {
+	f := newFixture(t)
+	fleet, _, fleetID := addKey(t, f.open(t, f.store), NewKey{Name: "fleet", Role: keys.Writer})
+	commitAs(t, fleet, "main", "db1")
+	for n, last := 1, false; !last; n++ {
+		store := cloneStore(t, f.store)
+		sid, calls, told := "", 0, false
+		s := fault.New(store, func(fault.Op) fault.Action {
+			if calls++; calls == n {
+				names, err := listKeys(t.Context(), store)
+				must(t, err)
+				sid, told = commitAs(t, openAs(t, store, fleetID), "main", "db1"), len(names.with(entrySuffix)) == 2
+			}
+			return fault.Action{}
+		})
+		_, to := recipient(t)
+		if _, err := openAs(t, s, f.id).AddKey(t.Context(), NewKey{Name: "db1", Role: keys.Writer, Recipients: to}); err != nil {
+			t.Errorf("request %d: %v", n, err)
+		}
+		last = calls < n
+		keysByName(t, f.open(t, store)) // no key without a bundle is left
+		if _, refused := shown(t, f.open(t, store)); told && refused[sid] != "" {
+			t.Errorf("request %d: %s", n, refused[sid])
+		}
+	}
+}
+
+func TestAKeyIsNotMadeWhileOthersGoOnAsItsHost(t *testing.T) {
+	f := newFixture(t)
+	_, _, fleetID := addKey(t, f.open(t, f.store), NewKey{Name: "fleet", Role: keys.Writer})
+	var early []string
+	s := fault.New(f.store, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Put && strings.HasSuffix(op.Key, "."+entrySuffix) && len(early) < claimAttempts {
+			early = append(early, commitAs(t, openAs(t, f.store, fleetID), "main", "db1"))
+		}
+		return fault.Action{}
+	})
+	owner, before := openAs(t, s, f.id), list(t, f.store, keysPrefix)
+	_, to := recipient(t)
+	if _, err := owner.AddKey(t.Context(), NewKey{Name: "db1", Role: keys.Writer, Recipients: to}); !errors.Is(err, ErrClaimed) || len(early) != claimAttempts {
+		t.Errorf("%v, %v", err, early)
+	}
+	if after := list(t, f.store, keysPrefix); strings.Join(after, " ") != strings.Join(before, " ") {
+		t.Errorf("before %v, after %v", before, after)
+	}
+	_, err := owner.AddKey(t.Context(), NewKey{Name: "db1", Role: keys.Writer, Recipients: to})
+	must(t, err)
+	if counting, refused := shown(t, f.open(t, f.store)); len(counting) != claimAttempts || len(refused) > 0 {
+		t.Errorf("%v, refused %v", counting, refused)
+	}
+}
+
+func TestTwoOwnersDoNotMakeTwoKeysOfOneName(t *testing.T) {
+	start := newHousehold(t)
+	for n, last := 1, false; !last; n++ {
+		h := *start
+		h.store = cloneStore(t, start.store)
+		calls := 0
+		var otherErr error
+		s := fault.New(h.store, func(fault.Op) fault.Action {
+			if calls++; calls == n {
+				_, to := recipient(t)
+				_, otherErr = openAs(t, h.store, h.ids["second"][0]).AddKey(t.Context(), NewKey{Name: "added", Role: keys.Writer, Recipients: to})
+			}
+			return fault.Action{}
+		})
+		_, err := openAs(t, s, h.ids["owner"][0]).AddKey(t.Context(), NewKey{Name: "added", Role: keys.Writer, Recipients: h.added})
+		last = calls < n
+		for _, err := range []error{err, otherErr} {
+			if err != nil && !errors.Is(err, ErrName) {
+				t.Errorf("request %d: %v", n, err)
+			}
+		}
+		all, listErr := openAs(t, h.store, h.ids["owner"][0]).Keys(t.Context())
+		must(t, listErr)
+		called := 0
+		for _, k := range all {
+			if k.Name == "added" {
+				called++
+			}
+		}
+		if called > 1 || err == nil && !last && otherErr == nil {
+			t.Errorf("request %d: %d keys of one name; %v; %v", n, called, err, otherErr)
+		}
+	}
+}
+
+// TestWhatStandsInThePlaceOfARecordKeepsNoKey: whoever may create objects has put it there beforehand.
+func TestWhatStandsInThePlaceOfARecordKeepsNoKey(t *testing.T) {
+	f := newFixture(t)
+	owner := f.open(t, f.store)
+	db1, key, _ := addKey(t, owner, NewKey{Name: "db1", Role: keys.Writer})
+	early := commitAs(t, db1, "main", "db1")
+	for _, suffix := range []string{removedSuffix, removingSuffix} {
+		must(t, f.store.Put(t.Context(), recordKey(key.ID, suffix), []byte("x")))
+	}
+	if n, err := f.open(t, f.store).RemoveKey(t.Context(), key.ID); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	late := commitAs(t, db1, "main", "db1")
+	if counting, refused := shown(t, f.open(t, f.store)); len(counting) != 1 || counting[0] != early || refused[late] == "" {
+		t.Errorf("%v, %v", counting, refused)
+	}
+}
+
+// TestASnapshotThatWasDamagedWhileKeysChangedCountsOnceItIsHealed: when its key was removed, or its host got another one.
+func TestASnapshotThatWasDamagedWhileKeysChangedCountsOnceItIsHealed(t *testing.T) {
+	for _, broken := range []string{"x", "pgtsnap\x01", "pgtsnap\x02"} {
+		f := newFixture(t)
+		fleet, key, _ := addKey(t, f.open(t, f.store), NewKey{Name: "fleet", Role: keys.Writer})
+		name := snapshotsPrefix + "main/" + commitAs(t, fleet, "main", "db1")
+		sound := putObject(t, f.store, name, append([]byte(broken), make([]byte, 200)...))
+		addKey(t, f.open(t, f.store), NewKey{Name: "db1", Role: keys.Writer})
+		for range 2 { // before the key is removed, and after it
+			damaged := putObject(t, f.store, name, sound)
+			if counting, refused := shown(t, f.open(t, f.store)); len(counting) != 1 || len(refused) > 0 {
+				t.Errorf("%q: %v, refused %v", broken, counting, refused)
+			}
+			putObject(t, f.store, name, damaged)
+			if n, err := f.open(t, f.store).RemoveKey(t.Context(), key.ID); n != 0 || err != nil && !errors.Is(err, ErrNoKey) {
+				t.Fatalf("%d, %v", n, err)
+			}
+		}
+	}
+}

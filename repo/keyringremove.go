@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgtrove/pgtrove/keys"
@@ -36,19 +37,23 @@ func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err erro
 	case gone != nil && len(ring.names.bundles[id]) == 0 && !ring.names.records[id][removingSuffix]:
 		return 0, fmt.Errorf("remove key %s: %w", id, ErrNoKey)
 	case gone != nil: // a removal that did not come to its end
-		return len(gone.Accepted), r.deleteKey(ctx, id)
+		return known(gone.Accepted), r.deleteKey(ctx, id)
 	case e == nil && len(ring.names.bundles[id]) == 0:
 		return 0, fmt.Errorf("remove key %s: %w", id, ErrNoKey)
 	}
 	if err := r.closeKey(ctx, ring, holders, id); err != nil {
 		return 0, fmt.Errorf("remove key %s: %w", id, err)
 	}
-	record := removedRecord{Version: recordVersion, Entry: id, Time: time.Now().UTC(), Accepted: []vouched{}}
+	record := &removedRecord{Version: recordVersion, Entry: id, Time: time.Now().UTC(), Accepted: []vouched{}}
 	if e != nil {
 		record.Name = e.Name
 	}
-	if err := r.eachSigned(ctx, func(key string, o *outcome) error {
-		if o.by.Entry != id {
+	if err := r.eachSigned(ctx, map[string]bool{}, func(key string, o *outcome) error {
+		switch {
+		case o == nil: // it may be the key's, and be healed some day
+			record.Accepted = append(record.Accepted, unread(key))
+			return nil
+		case o.by.Entry != id:
 			return nil
 		}
 		why, err := r.refusal(ctx, key, o)
@@ -59,16 +64,10 @@ func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err erro
 	}); err != nil {
 		return 0, fmt.Errorf("remove key %s: %w", id, err)
 	}
-	key := recordKey(id, removedSuffix)
-	if err := r.putCertified(ctx, key, removedSuffix, record); err != nil {
-		// Somebody else may have removed it at the same time, or the answer was lost: what is there counts.
-		there, readErr := getRecord[removedRecord](ctx, r, id, removedSuffix)
-		if !errors.Is(err, storage.ErrExist) || readErr != nil {
-			return 0, fmt.Errorf("remove key %s: %w", id, err)
-		}
-		record.Accepted = there.Accepted
+	if record, err = putRecord(ctx, r, id, removedSuffix, record); err != nil {
+		return 0, fmt.Errorf("remove key %s: %w", id, err)
 	}
-	return len(record.Accepted), r.deleteKey(ctx, id)
+	return known(record.Accepted), r.deleteKey(ctx, id)
 }
 
 // closeKey says that a key is being removed, from when on its holder's sessions are not told that they have committed.
@@ -77,11 +76,8 @@ func (r *Repo) closeKey(ctx context.Context, ring *keyring, holders map[string]*
 	if owner && !otherOwner(ring, holders, id) {
 		return ErrLastOwner
 	}
-	key := recordKey(id, removingSuffix)
-	if err := r.putCertified(ctx, key, removingSuffix, removingRecord{Version: recordVersion, Entry: id}); err != nil {
-		if _, readErr := getRecord[removingRecord](ctx, r, id, removingSuffix); !errors.Is(err, storage.ErrExist) || readErr != nil {
-			return err
-		}
+	if _, err := putRecord(ctx, r, id, removingSuffix, &removingRecord{Version: recordVersion, Entry: id}); err != nil {
+		return err
 	}
 	if !owner {
 		return nil
@@ -92,7 +88,7 @@ func (r *Repo) closeKey(ctx context.Context, ring *keyring, holders map[string]*
 		return err
 	}
 	if !otherOwner(ring, holders, id) {
-		return errors.Join(ErrLastOwner, r.store.Delete(ctx, key))
+		return errors.Join(ErrLastOwner, r.store.Delete(ctx, recordKey(id, removingSuffix)))
 	}
 	return nil
 }
@@ -129,10 +125,15 @@ func (r *Repo) deleteKey(ctx context.Context, id string) error {
 	return kept
 }
 
-// claims gives the snapshots of other keys than owners' that say they are of a host of that name. They have done so before there was a key of this name.
-func (r *Repo) claims(ctx context.Context, name string) (all []vouched, err error) {
-	err = r.eachSigned(ctx, func(key string, o *outcome) error {
-		if o.by.Role == keys.Owner || originHost(o.Manifest) != name {
+// claims gives the snapshots of other keys than owners' that say they are of a host of that name, and those that cannot be read: they may be such. They have done so
+// before there was a key of this name. Those in seen it passes over, and puts there what it has looked at.
+func (r *Repo) claims(ctx context.Context, name string, seen map[string]bool) (all []vouched, err error) {
+	err = r.eachSigned(ctx, seen, func(key string, o *outcome) error {
+		switch {
+		case o == nil:
+			all = append(all, unread(key))
+			return nil
+		case o.by.Role == keys.Owner || originHost(o.Manifest) != name:
 			return nil
 		}
 		why, err := r.refusal(ctx, key, o)
@@ -144,28 +145,38 @@ func (r *Repo) claims(ctx context.Context, name string) (all []vouched, err erro
 	return all, err
 }
 
-// eachSigned calls fn, by one goroutine at a time, for every snapshot that counts or has just ceased to, and whose signature is good.
-func (r *Repo) eachSigned(ctx context.Context, fn func(key string, o *outcome) error) error {
+// eachSigned calls fn, by one goroutine at a time, for every snapshot that counts or has just ceased to, and whose signature is good; and without an outcome for one that
+// cannot be read. Those in seen it passes over, and puts there what it has looked at.
+func (r *Repo) eachSigned(ctx context.Context, seen map[string]bool, fn func(key string, o *outcome) error) error {
 	_, found, err := r.counting(ctx, "", true)
 	if err != nil {
 		return err
 	}
-	fetch := func(ctx context.Context, i int) (*outcome, error) {
+	found = slices.DeleteFunc(found, func(at counted) bool { return seen[at.key] })
+	type read struct {
+		there bool
+		o     *outcome
+	}
+	fetch := func(ctx context.Context, i int) (read, error) {
 		if found[i].open {
 			if own, err := r.isAnnounced(ctx, found[i].key); err != nil || !own {
-				return nil, err
+				return read{}, err
 			}
 		}
 		o, err := r.outcome(ctx, found[i].key)
-		if errors.Is(err, storage.ErrNotExist) || unbelievable(err) {
-			return nil, nil
+		switch {
+		case errors.Is(err, storage.ErrNotExist):
+			return read{}, nil
+		case unbelievable(err):
+			return read{there: true}, nil
 		}
-		return o, err
+		return read{true, o}, err
 	}
-	return inOrder(ctx, len(found), fetch, func(i int, o *outcome) error {
-		if o == nil || o.by == nil || o.Outcome != outcomeSnapshot {
+	return inOrder(ctx, len(found), fetch, func(i int, got read) error {
+		seen[found[i].key] = true
+		if !got.there || got.o != nil && (got.o.by == nil || got.o.Outcome != outcomeSnapshot) {
 			return nil
 		}
-		return fn(found[i].key, o)
+		return fn(found[i].key, got.o)
 	})
 }

@@ -17,7 +17,7 @@ import (
 // RemoveKey gives it. If it fails in between both are there: RemoveKey removes the old one. Errors as AddKey and RemoveKey have them; with those of the latter
 // the new key is returned.
 func (r *Repo) RotateKey(ctx context.Context, id string, recipients []Recipient) (key *Key, accepted int, err error) {
-	_, holders, err := r.ownKeyring(ctx)
+	ring, holders, err := r.ownKeyring(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -26,11 +26,7 @@ func (r *Repo) RotateKey(ctx context.Context, id string, recipients []Recipient)
 		return nil, 0, fmt.Errorf("rotate key %s: %w", id, ErrNoKey)
 	}
 	k := NewKey{Name: old.Name, Role: old.Role, Group: old.Group, Clusters: old.Clusters, Recipients: recipients}
-	claimed, err := r.claims(ctx, k.Name)
-	if err != nil {
-		return nil, 0, err
-	}
-	if key, err = r.putKey(ctx, k, slices.Concat(old.Claimed, claimed)); err != nil {
+	if key, err = r.putKey(ctx, k, ring.names, old.Claimed); err != nil {
 		return nil, 0, err
 	}
 	accepted, err = r.RemoveKey(ctx, id)

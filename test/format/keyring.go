@@ -291,7 +291,7 @@ func (r *Repository) refuses(name string, o *Outcome) string {
 	}
 	known := func(all []KnownSnapshot) bool {
 		return slices.ContainsFunc(all, func(k KnownSnapshot) bool {
-			return path.Join("snapshots", k.Cluster, k.ID) == name && bytes.Equal(k.SHA256, o.sum[:])
+			return path.Join("snapshots", k.Cluster, k.ID) == name && (len(k.SHA256) == 0 || bytes.Equal(k.SHA256, o.sum[:]))
 		})
 	}
 	if gone := r.removed[o.by.Entry]; gone != nil {
