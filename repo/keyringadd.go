@@ -35,15 +35,17 @@ type Recipient struct {
 	Recipient age.Recipient
 	Text      string // as keys.ParseRecipient reads it, kept for owners to wrap the bundle again; "": it cannot be kept, as of a passphrase
 	Kind      string // for people: keys.KindIdentity and others
+	// Proven: whoever calls has what opens it, as where the identity was made here just now. Only RotateKey asks.
+	Proven bool
 }
 
 // recipientOf is a Recipient of which only age's part is known.
 func recipientOf(r age.Recipient) Recipient {
 	switch r := r.(type) {
 	case *age.X25519Recipient:
-		return Recipient{r, r.String(), keys.KindIdentity}
+		return Recipient{Recipient: r, Text: r.String(), Kind: keys.KindIdentity}
 	case *age.HybridRecipient:
-		return Recipient{r, r.String(), keys.KindIdentity}
+		return Recipient{Recipient: r, Text: r.String(), Kind: keys.KindIdentity}
 	case *age.ScryptRecipient:
 		return Recipient{Recipient: r, Kind: keys.KindPassphrase}
 	}

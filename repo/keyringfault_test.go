@@ -148,6 +148,9 @@ func (h *household) again(t *testing.T, what string, c change) {
 	old := h.keys[c.gets]
 	switch {
 	case c.gets != "" && (len(there) > len(h.keys) || !there[old]): // the new one is there
+		if r.entry == old {
+			r = openAs(t, h.store, h.addedI)
+		}
 		if _, err := r.RemoveKey(t.Context(), old); err != nil && !errors.Is(err, ErrNoKey) {
 			t.Fatalf("%s: remove the old one: %v", what, err)
 		}

@@ -14,6 +14,10 @@ import (
 var (
 	// ErrLastOwner says that nobody could open the data any more.
 	ErrLastOwner = errors.New("it is the last owner's key")
+	// ErrInUse says that an owner is to remove his own key. Another owner has to do it: that shows that there is one who can.
+	ErrInUse = errors.New("it is the key in use: another owner's has to remove it")
+	// ErrUnproven says that the only owner's key is to be opened by something that nobody has shown to be there.
+	ErrUnproven = errors.New("it is the only owner's key, and nobody has shown that the new identity opens anything")
 	// ErrRemoving says that no keys can be made anew for all as long as somebody removes one: it must not get them.
 	ErrRemoving = errors.New("a key is being removed")
 	// ErrKept says that a key is removed, and that the storage keeps its bundle all the same: whoever has its identity can open what it could open before, and nothing that
@@ -25,8 +29,13 @@ var (
 // kept a copy of the bundle. To be removed means that the record of it is there: the bundle is deleted after that, and if the storage refuses that (ErrKept), the
 // record is enough. After another error RemoveKey is to be called again.
 //
-// Errors: keys.ErrRole, ErrUnsigned; ErrNoKey; ErrLastOwner; ErrKept.
+// Errors: keys.ErrRole, ErrUnsigned; ErrNoKey; ErrLastOwner; ErrInUse; ErrKept.
 func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err error) {
+	return r.removeKey(ctx, id, false)
+}
+
+// removeKey is RemoveKey. The key in use may go where it is replaced by another.
+func (r *Repo) removeKey(ctx context.Context, id string, replaced bool) (accepted int, err error) {
 	ring, holders, err := r.ownKeyring(ctx)
 	if err != nil {
 		return 0, err
@@ -40,6 +49,9 @@ func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err erro
 		return known(gone.Accepted), r.deleteKey(ctx, id)
 	case e == nil && len(ring.names.bundles[id]) == 0:
 		return 0, fmt.Errorf("remove key %s: %w", id, ErrNoKey)
+	}
+	if id == r.entry && !replaced && otherOwner(ring, holders, id) {
+		return 0, fmt.Errorf("remove key %s: %w", id, ErrInUse)
 	}
 	if err := r.closeKey(ctx, ring, holders, id); err != nil {
 		return 0, fmt.Errorf("remove key %s: %w", id, err)

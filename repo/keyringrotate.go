@@ -15,7 +15,7 @@ import (
 
 // RotateKey makes a new key with the name, the role, the trust group and the clusters of one that there is, for these recipients, and removes that one. accepted is as
 // RemoveKey gives it. If it fails in between both are there: RemoveKey removes the old one. Errors as AddKey and RemoveKey have them; with those of the latter
-// the new key is returned.
+// the new key is returned. ErrUnproven: it is the only owner's, and of no recipient it is Proven that somebody has the identity.
 func (r *Repo) RotateKey(ctx context.Context, id string, recipients []Recipient) (key *Key, accepted int, err error) {
 	ring, holders, err := r.ownKeyring(ctx)
 	if err != nil {
@@ -25,11 +25,14 @@ func (r *Repo) RotateKey(ctx context.Context, id string, recipients []Recipient)
 	if old == nil {
 		return nil, 0, fmt.Errorf("rotate key %s: %w", id, ErrNoKey)
 	}
+	if id == r.entry && !otherOwner(ring, holders, id) && !slices.ContainsFunc(recipients, func(to Recipient) bool { return to.Proven }) {
+		return nil, 0, fmt.Errorf("rotate key %s: %w", id, ErrUnproven)
+	}
 	k := NewKey{Name: old.Name, Role: old.Role, Group: old.Group, Clusters: old.Clusters, Recipients: recipients}
 	if key, err = r.putKey(ctx, k, ring.names, old.Claimed); err != nil {
 		return nil, 0, err
 	}
-	accepted, err = r.RemoveKey(ctx, id)
+	accepted, err = r.removeKey(ctx, id, true)
 	return key, accepted, err
 }
 
