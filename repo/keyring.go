@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/storage"
 )
 
@@ -28,7 +29,8 @@ type keyNames struct {
 	bundles map[string][]int           // by entry: the numbers of its bundles, ascending
 	records map[string]map[string]bool // by entry: the suffixes of its records
 	active  map[int]bool               // bundles of these numbers are in use, besides the first
-	marked  int                        // the highest number of which somebody says so
+	owners  map[int]bool               // and of these, those that only owners have
+	taken   map[int]bool               // numbers that anything has, whoever has put it there
 }
 
 // parseKeyName says what a name under keys/ means: the bundle of an entry with its number, or a record of an entry, or, of no entry, that bundles of a
@@ -65,13 +67,16 @@ func bundleKey(entry string, number int) string {
 func recordKey(entry, suffix string) string { return keysPrefix + entry + "." + suffix }
 
 func listKeys(ctx context.Context, store storage.Store) (*keyNames, error) {
-	n := &keyNames{bundles: map[string][]int{}, records: map[string]map[string]bool{}, active: map[int]bool{}}
+	n := &keyNames{bundles: map[string][]int{}, records: map[string]map[string]bool{}, active: map[int]bool{}, owners: map[int]bool{},
+		taken: map[int]bool{}}
 	if err := store.List(ctx, keysPrefix, func(i storage.Info) error {
 		entry, record, number, ok := parseKeyName(i.Key)
+		if n.taken[number] = true; !ok {
+			return nil
+		}
 		switch {
-		case !ok:
 		case entry == "":
-			n.active[number], n.marked = true, max(n.marked, number)
+			n.active[number] = true
 		case record == "":
 			n.bundles[entry] = append(n.bundles[entry], number)
 		default:
@@ -97,48 +102,54 @@ func (r *Repo) listKeys(ctx context.Context) (*keyNames, error) {
 		return n, err
 	}
 	for number := range maps.Clone(n.active) {
-		active, err := r.isActive(ctx, number)
+		g, err := r.generation(ctx, number)
 		if err != nil {
 			return nil, err
 		}
-		if !active {
+		if g == nil {
 			delete(n.active, number)
 		}
+		n.owners[number] = g != nil && g.Owners
 	}
 	return n, nil
 }
 
-// isActive says whether an owner has said that bundles of a number are in use.
-func (r *Repo) isActive(ctx context.Context, number int) (bool, error) {
+// generation is what an owner has said of the bundles of a number; nil: nobody has, and they are not in use.
+func (r *Repo) generation(ctx context.Context, number int) (*generationRecord, error) {
 	text, err := r.getCertified(ctx, bundleKey(generationName, number), generationName)
-	var g generationRecord
+	g := new(generationRecord)
 	switch {
 	case errors.Is(err, storage.ErrNotExist), unbelievable(err):
-		return false, nil
+		return nil, nil
 	case err != nil:
-		return false, err
+		return nil, err
+	case json.Unmarshal(text, g) != nil || g.Version != recordVersion || g.Number != number:
+		return nil, nil
 	}
-	return json.Unmarshal(text, &g) == nil && g.Version == recordVersion && g.Number == number, nil
+	return g, nil
 }
 
-// current gives the numbers of an entry's bundles that are in use, the newest first.
-func (n *keyNames) current(entry string) (numbers []int) {
+// current gives the numbers of an entry's bundles that are in use, the newest first. What role the key has decides which, so it has to be known.
+func (n *keyNames) current(entry string, role keys.Role) (numbers []int) {
 	for _, number := range slices.Backward(n.bundles[entry]) {
 		// The first bundle of an entry that was made since is as new as any.
-		if number == 1 || n.active[number] {
+		if number == 1 || n.active[number] && (role == keys.Owner || !n.owners[number]) {
 			numbers = append(numbers, number)
 		}
 	}
 	return numbers
 }
 
-// newest is the highest number that anything under keys/ has.
-func (n *keyNames) newest() int {
-	newest := max(1, n.marked)
-	for _, numbers := range n.bundles {
-		newest = max(newest, numbers[len(numbers)-1])
+// next is the number for new bundles: above those in use, and nobody has it. What somebody puts there who is no owner does not decide how high it is.
+func (n *keyNames) next() int {
+	next := 2
+	for number := range n.active {
+		next = max(next, number+1)
 	}
-	return newest
+	for n.taken[next] {
+		next++
+	}
+	return next
 }
 
 // entries gives the IDs of all that stand under keys/, in order.
@@ -173,6 +184,9 @@ type keyring struct {
 	entries map[string]*entryRecord // nil: not read yet
 	bad     map[string]error        // entries with a record that cannot be believed, and why
 }
+
+// isGoing says whether a key is removed, or being removed.
+func (k *keyring) isGoing(entry string) bool { return k.removed[entry] != nil || k.removing[entry] }
 
 // ringOf is where a Repo keeps its keyring: read once, for a key that is removed meanwhile is not removed for a command that has begun.
 type ringOf struct {

@@ -217,6 +217,37 @@ func TestTheLastOwnerIsNotRemoved(t *testing.T) {
 	}
 }
 
+// TestTheKeyInUseIsRemovedByAnotherOwnerOnly, and the only owner's goes to no identity that nobody has shown to be there.
+func TestTheKeyInUseIsRemovedByAnotherOwnerOnly(t *testing.T) {
+	f := newFixture(t)
+	owner := f.open(t, f.store)
+	_, unproven := recipient(t)
+	id, proven := recipient(t)
+	proven[0].Proven = true
+	before := list(t, f.store, "")
+	if _, _, err := owner.RotateKey(t.Context(), owner.entry, unproven); !errors.Is(err, ErrUnproven) {
+		t.Fatalf("%v", err)
+	}
+	if after := list(t, f.store, ""); !slices.Equal(before, after) {
+		t.Errorf("before %v, after %v", before, after)
+	}
+	_, _, err := owner.RotateKey(t.Context(), owner.entry, proven)
+	must(t, err)
+	owner = openAs(t, f.store, id)
+	second, _, secondID := addKey(t, owner, NewKey{Name: "second", Role: keys.Owner})
+	before = list(t, f.store, "")
+	if _, err := owner.RemoveKey(t.Context(), owner.entry); !errors.Is(err, ErrInUse) {
+		t.Fatalf("%v", err)
+	}
+	if after := list(t, f.store, ""); !slices.Equal(before, after) {
+		t.Errorf("before %v, after %v", before, after)
+	}
+	_, _, err = owner.RotateKey(t.Context(), owner.entry, unproven) // the other owner is there
+	must(t, err)
+	_, err = openAs(t, f.store, secondID).RemoveKey(t.Context(), keysByName(t, second)["owner"].ID)
+	must(t, err)
+}
+
 // TestAnOwnerOfWhomNoRecordIsLeftLosesNothing: somebody has deleted it.
 func TestAnOwnerOfWhomNoRecordIsLeftLosesNothing(t *testing.T) {
 	f := newFixture(t)
@@ -233,10 +264,15 @@ func TestAnOwnerOfWhomNoRecordIsLeftLosesNothing(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	second, _, _ := addKey(t, owner, NewKey{Name: "second", Role: keys.Owner})
-	must(t, second.RotateData(t.Context(), nil))
+	if err := second.RotateData(t.Context(), nil); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), owner.entry) {
+		t.Errorf("%v", err)
+	}
 	if _, err := openAs(t, f.store, f.id).RemoveKey(t.Context(), second.entry); !errors.Is(err, ErrLastOwner) {
 		t.Errorf("%v", err)
 	}
+	_, err = second.RemoveKey(t.Context(), owner.entry)
+	must(t, err)
+	must(t, second.RotateData(t.Context(), nil))
 }
 
 func TestWhereNothingMayBeDeletedARecordRemovesAKey(t *testing.T) {

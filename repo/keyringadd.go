@@ -20,11 +20,13 @@ import (
 var (
 	// ErrName says that another key has the name.
 	ErrName = errors.New("another key is called so")
+	// ErrClaimed says that keys of other names go on to make snapshots of a host of the name that a key was to get.
+	ErrClaimed = errors.New("others make snapshots that say they are of a host of this name")
 	// ErrNoKey says that no key has that ID, or that it was removed.
 	ErrNoKey = errors.New("no such key")
-	// ErrUnsigned says that the repository was made before there were keys to add: it has no root key that could certify them.
 	// ErrStale says that the repository's keys were made anew since it was opened. Who opens it again has them.
-	ErrStale    = errors.New("the keys were made anew meanwhile")
+	ErrStale = errors.New("the keys were made anew meanwhile")
+	// ErrUnsigned says that the repository was made before there were keys to add: it has no root key that could certify them.
 	ErrUnsigned = errors.New("the repository has no root key, so no keys can be added to it or removed")
 )
 
@@ -33,15 +35,17 @@ type Recipient struct {
 	Recipient age.Recipient
 	Text      string // as keys.ParseRecipient reads it, kept for owners to wrap the bundle again; "": it cannot be kept, as of a passphrase
 	Kind      string // for people: keys.KindIdentity and others
+	// Proven: whoever calls has what opens it, as where the identity was made here just now. Only RotateKey asks.
+	Proven bool
 }
 
 // recipientOf is a Recipient of which only age's part is known.
 func recipientOf(r age.Recipient) Recipient {
 	switch r := r.(type) {
 	case *age.X25519Recipient:
-		return Recipient{r, r.String(), keys.KindIdentity}
+		return Recipient{Recipient: r, Text: r.String(), Kind: keys.KindIdentity}
 	case *age.HybridRecipient:
-		return Recipient{r, r.String(), keys.KindIdentity}
+		return Recipient{Recipient: r, Text: r.String(), Kind: keys.KindIdentity}
 	case *age.ScryptRecipient:
 		return Recipient{Recipient: r, Kind: keys.KindPassphrase}
 	}
@@ -134,7 +138,7 @@ func (r *Repo) Keys(ctx context.Context) ([]Key, error) {
 		case known != nil:
 			k = known.key()
 			k.Err = ring.bad[entry] // another record of it
-			if len(ring.names.current(entry)) == 0 {
+			if len(ring.names.current(entry, k.Role)) == 0 {
 				k.Err = fmt.Errorf("%w: key %s has no bundle, so nobody can use it", ErrMissing, entry)
 			}
 		case ring.bad[entry] != nil:
@@ -174,7 +178,7 @@ func (r *Repo) mustOwn() error {
 	return nil
 }
 
-// AddKey makes a key. What it is wrapped for can open the repository when AddKey has returned nil. Only an owner may: keys.ErrRole. ErrName; ErrUnsigned; ErrFormat of keys where
+// AddKey makes a key. What it is wrapped for can open the repository when AddKey has returned nil. Only an owner may: keys.ErrRole. ErrName; ErrClaimed; ErrUnsigned; ErrFormat of keys where
 // the name, the group or the clusters are none; *PassphraseError where there is a new trust group.
 //
 // This Repo goes on with the keys that it was opened with: it does not know a trust group that was made.
@@ -197,11 +201,7 @@ func (r *Repo) AddKey(ctx context.Context, k NewKey) (*Key, error) {
 			return nil, fmt.Errorf("add trust group %q: %w", k.Group, err)
 		}
 	}
-	claimed, err := r.claims(ctx, k.Name)
-	if err != nil {
-		return nil, err
-	}
-	return owner.putKey(ctx, k, claimed)
+	return owner.putKey(ctx, k, ring.names, nil)
 }
 
 // ownKeyring is the keyring of now, for an owner to change it, whose key is not removed and has all keys that there are.
@@ -226,7 +226,7 @@ func (r *Repo) ownKeyring(ctx context.Context) (*keyring, map[string]*entryRecor
 // mustBeNewest says whether this owner's bundle is the newest one that he has, as any change gives all owners one. From an older one no bundles may be made: they would
 // lack what has been written with since. ErrStale.
 func (r *Repo) mustBeNewest(names *keyNames) error {
-	if numbers := names.current(r.bundle.Certificate().Entry); len(numbers) == 0 || numbers[0] != r.number {
+	if numbers := names.current(r.bundle.Certificate().Entry, keys.Owner); len(numbers) == 0 || numbers[0] != r.number {
 		return ErrStale
 	}
 	return nil
@@ -239,39 +239,91 @@ func (r *Repo) canIssue(k NewKey) error {
 	return err
 }
 
-// putKey makes a key and stores it: first whose it is, so that there is no bundle of which nobody knows that.
-func (r *Repo) putKey(ctx context.Context, k NewKey, claimed []vouched) (*Key, error) {
-	issued, err := r.issue(k, time.Now(), claimed)
+// claimAttempts is how often putKey begins anew because somebody has committed a snapshot of a host of the key's name meanwhile.
+const claimAttempts = 5
+
+// putKey makes a key and stores it: first whose it is, so that there is no bundle of which nobody knows that. known is a listing in which nothing spoke against the name.
+func (r *Repo) putKey(ctx context.Context, k NewKey, known *keyNames, claimed []vouched) (*Key, error) {
+	seen := map[string]bool{}
+	more, err := r.claims(ctx, k.Name, seen)
 	if err != nil {
 		return nil, err
 	}
-	r.forgetKeyring()
-	for _, o := range issued.objects() {
-		if err = r.putSame(ctx, o.key, o.content); err != nil {
-			break
+	defer r.forgetKeyring() // only now: claims goes by what was said before there was the key
+	for range claimAttempts {
+		claimed = slices.Concat(claimed, more)
+		issued, err := r.issue(k, time.Now(), claimed)
+		if err != nil {
+			return nil, err
 		}
-	}
-	if err == nil {
-		err = r.isNewest(ctx, issued.record.Entry)
-	}
-	if err != nil {
+		more, err = r.putIssued(ctx, issued, known, seen)
+		if err == nil && len(more) == 0 {
+			key := issued.record.key()
+			return &key, nil
+		}
+		var left error
 		for _, o := range slices.Backward(issued.objects()) {
-			_ = r.store.Delete(context.WithoutCancel(ctx), o.key) // what stays Keys shows, and RemoveKey removes
+			left = r.store.Delete(context.WithoutCancel(ctx), o.key) // what stays Keys shows, and RemoveKey removes
 		}
-		return nil, fmt.Errorf("add key %q: %w", k.Name, err)
+		if err == nil && left != nil {
+			err = fmt.Errorf("%w: %w", ErrClaimed, left)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("add key %q: %w", k.Name, err)
+		}
 	}
-	key := issued.record.key()
-	return &key, nil
+	return nil, fmt.Errorf("add key %q: %w", k.Name, ErrClaimed)
+}
+
+// putIssued stores a key's objects. more are snapshots that have its name as their host's, were committed before the record of the key was there, and that it does not
+// name: the sessions were told that they count, so the key must not be there without naming them.
+func (r *Repo) putIssued(ctx context.Context, issued *issuedKey, known *keyNames, seen map[string]bool) (more []vouched, err error) {
+	objects := issued.objects()
+	if err := r.putSame(ctx, objects[0].key, objects[0].content); err != nil {
+		return nil, err
+	}
+	if more, err = r.claims(ctx, issued.record.Name, seen); err != nil || len(more) > 0 {
+		return more, err
+	}
+	if err := r.onlyOne(ctx, &issued.record, known); err != nil {
+		return nil, err
+	}
+	if err := r.putSame(ctx, objects[1].key, objects[1].content); err != nil {
+		return nil, err
+	}
+	return nil, r.isNewest(ctx, &issued.record)
+}
+
+// onlyOne says whether somebody else makes a key of the same name: ErrName. Of two who do so at the same time at least one sees the other.
+func (r *Repo) onlyOne(ctx context.Context, e *entryRecord, known *keyNames) error {
+	names, err := listKeys(ctx, r.store)
+	if err != nil {
+		return err
+	}
+	for _, entry := range names.with(entrySuffix) {
+		if entry == e.Entry || known.records[entry][entrySuffix] {
+			continue
+		}
+		other, err := getRecord[entryRecord](ctx, r, entry, entrySuffix)
+		switch {
+		case errors.Is(err, storage.ErrNotExist) || unbelievable(err):
+		case err != nil:
+			return err
+		case other.Name == e.Name:
+			return fmt.Errorf("%w: %s, made at the same time", ErrName, entry)
+		}
+	}
+	return nil
 }
 
 // isNewest says whether a bundle that was just stored has all keys that there are: who makes all bundles anew looks for new entries afterwards, and gives them theirs. If
 // that was over before, nobody does: ErrStale.
-func (r *Repo) isNewest(ctx context.Context, entry string) error {
+func (r *Repo) isNewest(ctx context.Context, e *entryRecord) error {
 	names, err := r.listKeys(ctx)
 	if err != nil {
 		return err
 	}
-	if numbers := names.current(entry); len(numbers) > 0 && numbers[0] > 1 {
+	if numbers := names.current(e.Entry, e.Role); len(numbers) > 0 && numbers[0] > 1 {
 		return nil
 	}
 	return r.mustBeNewest(names)

@@ -152,6 +152,9 @@ func (h *household) again(t *testing.T, what string, c change) {
 	old := h.keys[c.gets]
 	switch {
 	case c.gets != "" && (len(there) > len(h.keys) || !there[old]): // the new one is there
+		if r.entry == old {
+			r = openAs(t, h.store, h.addedI)
+		}
 		if _, err := r.RemoveKey(t.Context(), old); err != nil && !errors.Is(err, ErrNoKey) {
 			t.Fatalf("%s: remove the old one: %v", what, err)
 		}
@@ -372,4 +375,36 @@ func TestAPassphraseIsAskedForBeforeAnythingIsChanged(t *testing.T) {
 	if got := openAs(t, h.store, right.Identity); len(got.bundle.Groups()) != 2 {
 		t.Errorf("%v", got.bundle.Groups())
 	}
+}
+
+// TestNumbersThatNobodyHasGivenStopNoOwner: whoever may create objects puts high ones there.
+func TestNumbersThatNobodyHasGivenStopNoOwner(t *testing.T) {
+	h := newHousehold(t)
+	for _, name := range []string{"x.9223372036854775807", h.keys["second"] + ".9223372036854775806", "generation.9223372036854775807", "generation.7", h.keys["owner"] + ".7", h.keys["second"] + ".7",
+		h.keys["host"] + ".2"} {
+		must(t, h.store.Put(t.Context(), keysPrefix+name, []byte("x")))
+	}
+	must(t, openAs(t, h.store, h.ids["second"][0]).RotateData(t.Context(), nil))
+	h.allOpen(t, "data keys rotated", change{})
+	owner := openAs(t, h.store, h.ids["owner"][0])
+	if owner.number != 3 {
+		t.Errorf("the new bundles have number %d", owner.number)
+	}
+	_, err := owner.RemoveKey(t.Context(), h.keys["host"])
+	must(t, err)
+}
+
+// TestOldBundlesStayWhereNewOnesAreNotInUse: what says that they are is gone again when the old ones are to go.
+func TestOldBundlesStayWhereNewOnesAreNotInUse(t *testing.T) {
+	h := newHousehold(t)
+	s := fault.New(h.store, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Put && op.Key == bundleKey(h.keys["host"], 2) {
+			must(t, h.store.Delete(t.Context(), bundleKey(generationName, 2)))
+		}
+		return fault.Action{}
+	})
+	if err := openAs(t, s, h.ids["owner"][0]).RotateData(t.Context(), nil); !errors.Is(err, ErrMissing) {
+		t.Errorf("%v", err)
+	}
+	h.allOpen(t, "not in use", change{})
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/storage"
 )
 
 // recordVersion is that of all records under keys/.
@@ -46,15 +48,17 @@ type removedRecord struct {
 
 // generationRecord is keys/generation.<n>: every owner has a bundle of that number, so what is sealed with it all of them can read.
 type generationRecord struct {
-	Version int `json:"version"`
-	Number  int `json:"number"`
+	Version int  `json:"version"`
+	Number  int  `json:"number"`
+	Owners  bool `json:"owners,omitempty"` // nobody else has one of that number
 }
 
-// vouched is a snapshot that an owner has looked at. The digest is of its object: the name alone somebody could use again once the snapshot is deleted.
+// vouched is a snapshot that an owner has looked at. The digest is of its object: the name alone somebody could use again once the snapshot is deleted. Of one that could
+// not be read then there is none, and the name has to do: who made it nobody knows until it is healed, and it was there.
 type vouched struct {
 	Cluster string `json:"cluster"`
 	ID      string `json:"id"`
-	SHA256  []byte `json:"sha256"`
+	SHA256  []byte `json:"sha256,omitempty"`
 }
 
 func vouch(key string, sum [sha256.Size]byte) vouched {
@@ -64,11 +68,26 @@ func vouch(key string, sum [sha256.Size]byte) vouched {
 // vouchedFor says whether an outcome is one of all.
 func vouchedFor(all []vouched, key string, sum [sha256.Size]byte) bool {
 	for _, v := range all {
-		if string(v.SHA256) == string(sum[:]) && (named{v.Cluster, v.ID}).key() == key {
+		if (len(v.SHA256) == 0 || string(v.SHA256) == string(sum[:])) && (named{v.Cluster, v.ID}).key() == key {
 			return true
 		}
 	}
 	return false
+}
+
+// unread is a snapshot that cannot be read now.
+func unread(key string) vouched {
+	return vouched{Cluster: outcomeCluster(key), ID: outcomeSession(key)}
+}
+
+// known counts those that could be read.
+func known(all []vouched) (n int) {
+	for _, v := range all {
+		if len(v.SHA256) > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 func (e *entryRecord) about() (int, string)    { return e.Version, e.Entry }
@@ -124,6 +143,30 @@ func (r *Repo) putCertified(ctx context.Context, key, what string, statement any
 		return err
 	}
 	return r.putSame(ctx, key, object)
+}
+
+// putRecord writes a record of an entry, in the place of what stands there if no owner has made that. Where another owner was faster, or an answer was lost, it gives what
+// is there.
+func putRecord[T any, P interface {
+	*T
+	record
+}](ctx context.Context, r *Repo, entry, suffix string, rec *T) (*T, error) {
+	key := recordKey(entry, suffix)
+	err := r.putCertified(ctx, key, suffix, rec)
+	if !errors.Is(err, storage.ErrExist) {
+		return rec, err
+	}
+	there, readErr := getRecord[T, P](ctx, r, entry, suffix)
+	switch {
+	case readErr == nil:
+		return there, nil
+	case !unbelievable(readErr):
+		return nil, errors.Join(err, readErr)
+	}
+	if err := r.store.Delete(ctx, key); err != nil {
+		return nil, fmt.Errorf("delete %s, which no owner has made: %w", key, err)
+	}
+	return rec, r.putCertified(ctx, key, suffix, rec)
 }
 
 // sealCertified is the stored form of a statement that the bundle certifies.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgtrove/pgtrove/keys"
@@ -13,6 +14,12 @@ import (
 var (
 	// ErrLastOwner says that nobody could open the data any more.
 	ErrLastOwner = errors.New("it is the last owner's key")
+	// ErrInUse says that an owner is to remove his own key. Another owner has to do it: that shows that there is one who can.
+	ErrInUse = errors.New("it is the key in use: another owner's has to remove it")
+	// ErrUnproven says that the only owner's key is to be opened by something that nobody has shown to be there.
+	ErrUnproven = errors.New("it is the only owner's key, and nobody has shown that the new identity opens anything")
+	// ErrRemoving says that no keys can be made anew for all as long as somebody removes one: it must not get them.
+	ErrRemoving = errors.New("a key is being removed")
 	// ErrKept says that a key is removed, and that the storage keeps its bundle all the same: whoever has its identity can open what it could open before, and nothing that
 	// he makes with it counts.
 	ErrKept = errors.New("the key is removed, and the storage does not delete its bundle")
@@ -22,8 +29,13 @@ var (
 // kept a copy of the bundle. To be removed means that the record of it is there: the bundle is deleted after that, and if the storage refuses that (ErrKept), the
 // record is enough. After another error RemoveKey is to be called again.
 //
-// Errors: keys.ErrRole, ErrUnsigned; ErrNoKey; ErrLastOwner; ErrKept.
+// Errors: keys.ErrRole, ErrUnsigned; ErrNoKey; ErrLastOwner; ErrInUse; ErrKept.
 func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err error) {
+	return r.removeKey(ctx, id, false)
+}
+
+// removeKey is RemoveKey. The key in use may go where it is replaced by another.
+func (r *Repo) removeKey(ctx context.Context, id string, replaced bool) (accepted int, err error) {
 	ring, holders, err := r.ownKeyring(ctx)
 	if err != nil {
 		return 0, err
@@ -34,19 +46,26 @@ func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err erro
 	case gone != nil && len(ring.names.bundles[id]) == 0 && !ring.names.records[id][removingSuffix]:
 		return 0, fmt.Errorf("remove key %s: %w", id, ErrNoKey)
 	case gone != nil: // a removal that did not come to its end
-		return len(gone.Accepted), r.deleteKey(ctx, ring.names, id)
+		return known(gone.Accepted), r.deleteKey(ctx, id)
 	case e == nil && len(ring.names.bundles[id]) == 0:
 		return 0, fmt.Errorf("remove key %s: %w", id, ErrNoKey)
+	}
+	if id == r.entry && !replaced && otherOwner(ring, holders, id) {
+		return 0, fmt.Errorf("remove key %s: %w", id, ErrInUse)
 	}
 	if err := r.closeKey(ctx, ring, holders, id); err != nil {
 		return 0, fmt.Errorf("remove key %s: %w", id, err)
 	}
-	record := removedRecord{Version: recordVersion, Entry: id, Time: time.Now().UTC(), Accepted: []vouched{}}
+	record := &removedRecord{Version: recordVersion, Entry: id, Time: time.Now().UTC(), Accepted: []vouched{}}
 	if e != nil {
 		record.Name = e.Name
 	}
-	if err := r.eachSigned(ctx, func(key string, o *outcome) error {
-		if o.by.Entry != id {
+	if err := r.eachSigned(ctx, map[string]bool{}, func(key string, o *outcome) error {
+		switch {
+		case o == nil: // it may be the key's, and be healed some day
+			record.Accepted = append(record.Accepted, unread(key))
+			return nil
+		case o.by.Entry != id:
 			return nil
 		}
 		why, err := r.refusal(ctx, key, o)
@@ -57,16 +76,10 @@ func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err erro
 	}); err != nil {
 		return 0, fmt.Errorf("remove key %s: %w", id, err)
 	}
-	key := recordKey(id, removedSuffix)
-	if err := r.putCertified(ctx, key, removedSuffix, record); err != nil {
-		// Somebody else may have removed it at the same time, or the answer was lost: what is there counts.
-		there, readErr := getRecord[removedRecord](ctx, r, id, removedSuffix)
-		if !errors.Is(err, storage.ErrExist) || readErr != nil {
-			return 0, fmt.Errorf("remove key %s: %w", id, err)
-		}
-		record.Accepted = there.Accepted
+	if record, err = putRecord(ctx, r, id, removedSuffix, record); err != nil {
+		return 0, fmt.Errorf("remove key %s: %w", id, err)
 	}
-	return len(record.Accepted), r.deleteKey(ctx, ring.names, id)
+	return known(record.Accepted), r.deleteKey(ctx, id)
 }
 
 // closeKey says that a key is being removed, from when on its holder's sessions are not told that they have committed.
@@ -75,11 +88,8 @@ func (r *Repo) closeKey(ctx context.Context, ring *keyring, holders map[string]*
 	if owner && !otherOwner(ring, holders, id) {
 		return ErrLastOwner
 	}
-	key := recordKey(id, removingSuffix)
-	if err := r.putCertified(ctx, key, removingSuffix, removingRecord{Version: recordVersion, Entry: id}); err != nil {
-		if _, readErr := getRecord[removingRecord](ctx, r, id, removingSuffix); !errors.Is(err, storage.ErrExist) || readErr != nil {
-			return err
-		}
+	if _, err := putRecord(ctx, r, id, removingSuffix, &removingRecord{Version: recordVersion, Entry: id}); err != nil {
+		return err
 	}
 	if !owner {
 		return nil
@@ -90,7 +100,7 @@ func (r *Repo) closeKey(ctx context.Context, ring *keyring, holders map[string]*
 		return err
 	}
 	if !otherOwner(ring, holders, id) {
-		return errors.Join(ErrLastOwner, r.store.Delete(ctx, key))
+		return errors.Join(ErrLastOwner, r.store.Delete(ctx, recordKey(id, removingSuffix)))
 	}
 	return nil
 }
@@ -98,7 +108,7 @@ func (r *Repo) closeKey(ctx context.Context, ring *keyring, holders map[string]*
 // otherOwner says whether there is an owner besides, whom nobody removes.
 func otherOwner(ring *keyring, holders map[string]*entryRecord, id string) bool {
 	for entry, e := range holders {
-		if entry != id && e.Role == keys.Owner && !ring.removing[entry] && len(ring.names.current(entry)) > 0 {
+		if entry != id && e.Role == keys.Owner && !ring.removing[entry] && len(ring.names.current(entry, keys.Owner)) > 0 {
 			return true
 		}
 	}
@@ -106,7 +116,11 @@ func otherOwner(ring *keyring, holders map[string]*entryRecord, id string) bool 
 }
 
 // deleteKey deletes the bundles of a key of which a record says that it is removed.
-func (r *Repo) deleteKey(ctx context.Context, names *keyNames, id string) error {
+func (r *Repo) deleteKey(ctx context.Context, id string) error {
+	names, err := listKeys(ctx, r.store) // who made all anew may have given it one meanwhile
+	if err != nil {
+		return err
+	}
 	var kept error
 	for _, number := range names.bundles[id] {
 		err := r.store.Delete(ctx, bundleKey(id, number))
@@ -123,10 +137,15 @@ func (r *Repo) deleteKey(ctx context.Context, names *keyNames, id string) error 
 	return kept
 }
 
-// claims gives the snapshots of other keys than owners' that say they are of a host of that name. They have done so before there was a key of this name.
-func (r *Repo) claims(ctx context.Context, name string) (all []vouched, err error) {
-	err = r.eachSigned(ctx, func(key string, o *outcome) error {
-		if o.by.Role == keys.Owner || originHost(o.Manifest) != name {
+// claims gives the snapshots of other keys than owners' that say they are of a host of that name, and those that cannot be read: they may be such. They have done so
+// before there was a key of this name. Those in seen it passes over, and puts there what it has looked at.
+func (r *Repo) claims(ctx context.Context, name string, seen map[string]bool) (all []vouched, err error) {
+	err = r.eachSigned(ctx, seen, func(key string, o *outcome) error {
+		switch {
+		case o == nil:
+			all = append(all, unread(key))
+			return nil
+		case o.by.Role == keys.Owner || originHost(o.Manifest) != name:
 			return nil
 		}
 		why, err := r.refusal(ctx, key, o)
@@ -138,28 +157,38 @@ func (r *Repo) claims(ctx context.Context, name string) (all []vouched, err erro
 	return all, err
 }
 
-// eachSigned calls fn, by one goroutine at a time, for every snapshot that counts or has just ceased to, and whose signature is good.
-func (r *Repo) eachSigned(ctx context.Context, fn func(key string, o *outcome) error) error {
+// eachSigned calls fn, by one goroutine at a time, for every snapshot that counts or has just ceased to, and whose signature is good; and without an outcome for one that
+// cannot be read. Those in seen it passes over, and puts there what it has looked at.
+func (r *Repo) eachSigned(ctx context.Context, seen map[string]bool, fn func(key string, o *outcome) error) error {
 	_, found, err := r.counting(ctx, "", true)
 	if err != nil {
 		return err
 	}
-	fetch := func(ctx context.Context, i int) (*outcome, error) {
+	found = slices.DeleteFunc(found, func(at counted) bool { return seen[at.key] })
+	type read struct {
+		there bool
+		o     *outcome
+	}
+	fetch := func(ctx context.Context, i int) (read, error) {
 		if found[i].open {
 			if own, err := r.isAnnounced(ctx, found[i].key); err != nil || !own {
-				return nil, err
+				return read{}, err
 			}
 		}
 		o, err := r.outcome(ctx, found[i].key)
-		if errors.Is(err, storage.ErrNotExist) || unbelievable(err) {
-			return nil, nil
+		switch {
+		case errors.Is(err, storage.ErrNotExist):
+			return read{}, nil
+		case unbelievable(err):
+			return read{there: true}, nil
 		}
-		return o, err
+		return read{true, o}, err
 	}
-	return inOrder(ctx, len(found), fetch, func(i int, o *outcome) error {
-		if o == nil || o.by == nil || o.Outcome != outcomeSnapshot {
+	return inOrder(ctx, len(found), fetch, func(i int, got read) error {
+		seen[found[i].key] = true
+		if !got.there || got.o != nil && (got.o.by == nil || got.o.Outcome != outcomeSnapshot) {
 			return nil
 		}
-		return fn(found[i].key, o)
+		return fn(found[i].key, got.o)
 	})
 }

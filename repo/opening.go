@@ -30,6 +30,8 @@ func (r *Repo) Opening() Opening { return r.opening }
 type OpenOptions struct {
 	Identities []age.Identity
 	Root       ed25519.PublicKey // the root key that the repository must have, known from elsewhere; nil: not known
+	// Entry is that of the key that is tried first, as Repo.Entry gave it before; "": not known. With a Root no other is tried if it opens, even one that may more.
+	Entry string
 }
 
 // Open opens the repository in store with whatever bundle one of the identities fits. keys.ErrLocked: none does.
@@ -49,19 +51,34 @@ func OpenWith(ctx context.Context, store storage.Store, o OpenOptions) (*Repo, e
 	if err != nil {
 		return nil, err
 	}
-	names, err := listKeys(ctx, store)
-	if err != nil {
-		return nil, err
-	}
-	f := &finder{store: store, config: *c, o: o, names: names, opened: map[string]bool{}}
-	if err := f.find(ctx); err != nil {
-		return nil, fmt.Errorf("open key bundle: %w", err)
+	var f *finder
+	for range 2 {
+		names, err := listKeys(ctx, store)
+		if err != nil {
+			return nil, err
+		}
+		f = &finder{store: store, config: *c, o: o, names: names, opened: map[string]bool{}}
+		if err := f.find(ctx); err != nil {
+			return nil, fmt.Errorf("open key bundle: %w", err)
+		}
+		if !f.vanished {
+			break
+		}
+		// Made anew between the listing and the look at it: the new one was there before the old one went.
 	}
 	if f.best == nil {
 		return nil, fmt.Errorf("open key bundle: %w", f.why())
 	}
 	f.best.opening.Config = config
 	return f.best, nil
+}
+
+// Entry is that of the key which the repository is open with; "" where it was opened with ReopenWith and has no root key.
+func (r *Repo) Entry() string {
+	if c := r.bundle.Certificate(); r.entry == "" && c != nil {
+		return c.Entry
+	}
+	return r.entry
 }
 
 // candidate is a bundle's place under keys/.
@@ -77,40 +94,65 @@ type finder struct {
 	o      OpenOptions
 	names  *keyNames
 
-	opened  map[string]bool // entries of which a bundle opened
-	best    *Repo
-	foreign string // a bundle of another repository, which opens
-	locked  error  // why an identity could not be tried
-	removed error  // why one that opens is not to be used
-	origin  error  // likewise
-	damaged error
+	opened   map[string]bool // entries of which a bundle opened, or of which nobody knows whether the newest one would
+	best     *Repo
+	vanished bool   // a bundle that was listed was gone
+	denied   error  // a bundle that the storage does not let anybody read
+	foreign  string // a bundle of another repository, which opens
+	locked   error  // why an identity could not be tried
+	removed  error  // why one that opens is not to be used
+	origin   error  // likewise
+	damaged  error
 }
 
 // errEnough ends the search.
 var errEnough = errors.New("found")
 
 func (f *finder) find(ctx context.Context) error {
-	var all []candidate
+	var first, all []candidate
 	for _, entry := range f.names.entries() {
-		for _, number := range f.names.current(entry) {
-			all = append(all, candidate{entry, number})
+		for _, number := range f.names.current(entry, keys.Owner) {
+			if entry == f.o.Entry {
+				first = append(first, candidate{entry, number})
+			} else {
+				all = append(all, candidate{entry, number})
+			}
 		}
 	}
-	fetch := func(ctx context.Context, i int) ([]byte, error) {
+	if err := f.tryAll(ctx, first); err != nil || f.best != nil && f.o.Root != nil {
+		return err
+	}
+	return f.tryAll(ctx, all)
+}
+
+// tryAll opens what it can, of each entry the newest.
+func (f *finder) tryAll(ctx context.Context, all []candidate) error {
+	type object struct {
+		wrapped []byte
+		err     error
+	}
+	fetch := func(ctx context.Context, i int) (object, error) {
 		b, err := f.store.Get(ctx, bundleKey(all[i].entry, all[i].number), storage.Range{}, nil)
-		switch {
-		case errors.Is(err, storage.ErrNotExist): // removed, or made anew, since
-			return nil, nil
-		case err != nil:
-			return nil, fmt.Errorf("read %s: %w", bundleKey(all[i].entry, all[i].number), err)
+		if err != nil {
+			err = fmt.Errorf("read %s: %w", bundleKey(all[i].entry, all[i].number), err)
 		}
-		return b, nil
+		if errors.Is(err, storage.ErrNotExist) || errors.Is(err, storage.ErrDenied) {
+			return object{err: err}, nil
+		}
+		return object{wrapped: b}, err
 	}
-	err := inOrder(ctx, len(all), fetch, func(i int, wrapped []byte) error {
-		if wrapped == nil || f.opened[all[i].entry] {
+	err := inOrder(ctx, len(all), fetch, func(i int, got object) error {
+		switch {
+		case f.opened[all[i].entry]:
+			return nil
+		case errors.Is(got.err, storage.ErrDenied): // an older one of the entry must not be taken for the newest
+			f.opened[all[i].entry], f.denied = true, errors.Join(f.denied, got.err)
+			return nil
+		case got.err != nil: // removed, or made anew, since
+			f.vanished = true
 			return nil
 		}
-		return f.try(ctx, all[i], wrapped)
+		return f.try(ctx, all[i], got.wrapped)
 	})
 	if errors.Is(err, errEnough) {
 		return nil
@@ -178,7 +220,7 @@ func (f *finder) mayUse(ctx context.Context, r *Repo) (bool, error) {
 		return true, nil
 	}
 	if r.number > 1 {
-		if active, err := r.isActive(ctx, r.number); !active || err != nil {
+		if g, err := r.generation(ctx, r.number); g == nil || g.Owners && r.Role() != keys.Owner || err != nil {
 			return false, err
 		}
 	}
@@ -205,6 +247,8 @@ func (f *finder) why() error {
 		return f.origin
 	case f.damaged != nil:
 		return f.damaged
+	case f.denied != nil:
+		return f.denied
 	case f.foreign != "":
 		return fmt.Errorf("%w: key bundle %s belongs to another repository than %s, and no other one opens", ErrDamaged, f.foreign, f.config.ID)
 	case f.locked != nil:

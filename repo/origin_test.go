@@ -24,7 +24,7 @@ func recipient(t testing.TB) (age.Identity, []Recipient) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return id, []Recipient{{id.Recipient(), id.Recipient().String(), keys.KindIdentity}}
+	return id, []Recipient{{Recipient: id.Recipient(), Text: id.Recipient().String(), Kind: keys.KindIdentity}}
 }
 
 // addKey makes a key, and opens the repository with it.

@@ -155,6 +155,7 @@ type KeyRecord struct {
 	Entry    string
 	Name     string
 	Number   int
+	Owners   bool
 	Claimed  []KnownSnapshot
 	Accepted []KnownSnapshot
 }
@@ -280,7 +281,7 @@ func (r *Repository) inUse(entry string, number int) (bool, error) {
 		return gone == nil, err
 	}
 	active, err := r.record(fmt.Sprintf("keys/generation.%d", number), "generation")
-	return active != nil, err
+	return active != nil && (!active.Owners || r.Bundle.Role == "owner"), err
 }
 
 // refuses says by which rule of section 7.3 a snapshot is refused; "": by none.
@@ -290,7 +291,7 @@ func (r *Repository) refuses(name string, o *Outcome) string {
 	}
 	known := func(all []KnownSnapshot) bool {
 		return slices.ContainsFunc(all, func(k KnownSnapshot) bool {
-			return path.Join("snapshots", k.Cluster, k.ID) == name && bytes.Equal(k.SHA256, o.sum[:])
+			return path.Join("snapshots", k.Cluster, k.ID) == name && (len(k.SHA256) == 0 || bytes.Equal(k.SHA256, o.sum[:]))
 		})
 	}
 	if gone := r.removed[o.by.Entry]; gone != nil {
