@@ -15,8 +15,8 @@ func newKeyRemoveCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove ID|NAME",
 		Short: "Remove a key",
-		Long: `Remove a key, named by its name, its ID or the beginning of that: from now on it opens nothing here. It takes an owner's key, and the
-last owner is not removed: without one, nobody could ever open the backups.
+		Long: `Remove a key, named by its name, its ID or the beginning of that: from now on it opens nothing here. It takes an owner's key, and another
+one than that to be removed, which shows that there is one that works. The last owner is not removed: nobody could ever open the backups.
 
 The snapshots that the key has made until now count as before. What it signs from now on, with an old copy of the repository, is refused.
 Other hosts' backups build no more upon what the key's have stored since the last prune.
@@ -60,9 +60,6 @@ func (a *app) keyRemove(ctx context.Context, name string) error {
 	text := fmt.Sprintf("key %s removed: %s\n", k.ID, describeKey(k))
 	if accepted > 0 {
 		text += fmt.Sprintf("%s, and count as before\n", showCount(int64(accepted), "snapshot was made with it", "snapshots were made with it"))
-	}
-	if k.Current {
-		text += "It is the key that this command used: the next one needs another.\n"
 	}
 	return a.out.print("%s%s", text, whatRemains(k))
 }

@@ -89,6 +89,7 @@ func (a *app) opener(ctx context.Context, w *keyWay, name string, root ed25519.P
 	if err != nil {
 		return newOpener{}, err
 	}
+	r.Proven = true
 	return newOpener{recipient: r, file: file}, nil
 }
 
@@ -145,7 +146,7 @@ func (a *app) newPassphraseRecipient(ctx context.Context, w *keyWay) (repo.Recip
 
 func passphraseRecipient(pass secret) (repo.Recipient, error) {
 	r, _, err := keys.Passphrase(string(pass))
-	return repo.Recipient{Recipient: r, Kind: keys.KindPassphrase}, err
+	return repo.Recipient{Recipient: r, Kind: keys.KindPassphrase, Proven: true}, err
 }
 
 // newKeyPath is where the identity of a new key is written: what was asked for, else the first free name among NAME.txt, NAME-2.txt and so on in the user's configuration
