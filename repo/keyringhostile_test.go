@@ -133,8 +133,12 @@ func TestNobodyGetsNewKeysWhileOneIsBeingRemoved(t *testing.T) {
 	if _, err := openAs(t, s, h.ids["owner"][0]).RemoveKey(t.Context(), key.ID); !errors.Is(err, storage.ErrFull) {
 		t.Fatal(err)
 	}
+	before := list(t, h.store, "")
 	if err := openAs(t, h.store, h.ids["owner"][0]).RotateData(t.Context(), nil); !errors.Is(err, ErrRemoving) || !strings.Contains(err.Error(), key.ID) {
 		t.Errorf("%v", err)
+	}
+	if after := list(t, h.store, ""); strings.Join(after, " ") != strings.Join(before, " ") {
+		t.Errorf("before %v, after %v", before, after)
 	}
 	_, err := openAs(t, h.store, h.ids["owner"][0]).RemoveKey(t.Context(), key.ID)
 	must(t, err)
