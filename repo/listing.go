@@ -115,7 +115,7 @@ func (r *Repo) void(ctx context.Context, sid string, keys []string) (*outcome, e
 	}
 	o, err := r.outcome(ctx, key)
 	switch {
-	case errors.Is(err, ErrDamaged), isForeign(err):
+	case isLoss(err), isForeign(err):
 		return nil, nil // it says nothing of the chunks, which are verified one by one
 	case errors.Is(err, storage.ErrNotExist):
 		return &outcome{}, nil // a prune deleted it, and has said so first: the view is loaded anew

@@ -101,11 +101,6 @@ func (p *pruner) plan(ctx context.Context) error {
 	if err := p.split(); err != nil {
 		return err
 	}
-	for _, c := range p.staying {
-		if c.Err != nil && !c.Refused() { // which needs nothing, and stays until a person forgets it
-			p.report.Damage = append(p.report.Damage, fmt.Errorf("snapshot %s of cluster %s: %w", c.ID, c.Cluster, c.Err))
-		}
-	}
 	for _, part := range p.parts {
 		if err := p.mark(ctx, part); err != nil {
 			return err
