@@ -172,6 +172,7 @@ type keyring struct {
 	mu      sync.Mutex
 	entries map[string]*entryRecord // nil: not read yet
 	bad     map[string]error        // entries with a record that cannot be believed, and why
+	former  map[string]*entryRecord // who had those that are removed, as far as somebody asked; nil: nobody knows
 }
 
 // ringOf is where a Repo keeps its keyring: read once, for a key that is removed meanwhile is not removed for a command that has begun.
@@ -213,7 +214,7 @@ func (r *Repo) readKeyring(ctx context.Context, names *keyNames) (*keyring, erro
 			return nil, err
 		}
 	}
-	k := &keyring{names: names, removed: map[string]*removedRecord{}, removing: map[string]bool{}, bad: map[string]error{}}
+	k := &keyring{names: names, removed: map[string]*removedRecord{}, removing: map[string]bool{}, bad: map[string]error{}, former: map[string]*entryRecord{}}
 	gone := names.with(removedSuffix)
 	fetch := func(ctx context.Context, i int) (*removedRecord, error) {
 		return getRecord[removedRecord](ctx, r, gone[i], removedSuffix)

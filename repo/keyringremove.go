@@ -126,7 +126,7 @@ func (r *Repo) deleteKey(ctx context.Context, names *keyNames, id string) error 
 // claims gives the snapshots of other keys than owners' that say they are of a host of that name. They have done so before there was a key of this name.
 func (r *Repo) claims(ctx context.Context, name string) (all []vouched, err error) {
 	err = r.eachSigned(ctx, func(key string, o *outcome) error {
-		if o.by.Role == keys.Owner || originHost(o.Manifest) != name {
+		if host, _ := originHost(o.Manifest); o.by.Role == keys.Owner || !sameHost(host, name) {
 			return nil
 		}
 		why, err := r.refusal(ctx, key, o)
