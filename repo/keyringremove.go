@@ -24,6 +24,11 @@ var (
 //
 // Errors: keys.ErrRole, ErrUnsigned; ErrNoKey; ErrLastOwner; ErrKept.
 func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err error) {
+	return r.removeKey(ctx, id, false)
+}
+
+// removeKey is RemoveKey. rotated: another key has taken its place.
+func (r *Repo) removeKey(ctx context.Context, id string, rotated bool) (accepted int, err error) {
 	ring, holders, err := r.ownKeyring(ctx)
 	if err != nil {
 		return 0, err
@@ -41,7 +46,7 @@ func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err erro
 	if err := r.closeKey(ctx, ring, holders, id); err != nil {
 		return 0, fmt.Errorf("remove key %s: %w", id, err)
 	}
-	record := removedRecord{Version: recordVersion, Entry: id, Time: time.Now().UTC(), Accepted: []vouched{}}
+	record := removedRecord{Version: recordVersion, Entry: id, Time: time.Now().UTC(), Accepted: []vouched{}, Rotated: rotated}
 	if e != nil {
 		record.Name = e.Name
 	}

@@ -32,7 +32,7 @@ func (r *Repo) RotateKey(ctx context.Context, id string, recipients []Recipient)
 	if key, err = r.putKey(ctx, k, slices.Concat(old.Claimed, claimed)); err != nil {
 		return nil, 0, err
 	}
-	accepted, err = r.RemoveKey(ctx, id)
+	accepted, err = r.removeKey(ctx, id, true)
 	return key, accepted, err
 }
 

@@ -26,6 +26,8 @@ type listing struct {
 	sessions map[string]bool     // IDs
 	outcomes map[string][]string // session ID to keys
 	damaged  map[string]bool     // packs that somebody found damaged, by key
+
+	distrusted *distrust // by whom a writer goes no more
 }
 
 // list looks at everything that says which index segments count (W1): the bases of the newest prune run, and the segments of sessions
@@ -70,7 +72,7 @@ func (r *Repo) list(ctx context.Context, who reader) (*listing, error) {
 		}
 	}
 	if who == forWriting {
-		l.segments, err = r.believed(ctx, l.segments)
+		l.distrusted, err = r.distrusted(ctx)
 	}
 	return l, err
 }

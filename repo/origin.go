@@ -162,34 +162,47 @@ func (r *Repo) mayCommit(ctx context.Context, o SessionOptions) error {
 	return errors.Join(why, err)
 }
 
-// believed leaves out the index segments of sessions that keys have signed which are removed: what they say of chunks no writer goes by any more. Where no key is
-// removed it reads nothing. What cannot be read is left to who loads it.
-func (r *Repo) believed(ctx context.Context, names []string) ([]string, error) {
+// distrust is what writers do not go by any more: what keys have stored that are removed. A key whose place another took is none of these: nobody takes it for stolen.
+type distrust struct {
+	entries  map[string]bool // of these keys. What their index segments say of chunks is not believed
+	sessions map[string]bool // that they have signed, as far as an owner saw. Where a run has taken such segments into the base, the packs show by their names
+}
+
+// distrusted gives that; nil where no key is removed.
+func (r *Repo) distrusted(ctx context.Context) (*distrust, error) {
 	if !r.signed() {
-		return names, nil
+		return nil, nil
 	}
 	ring, err := r.keyring(ctx)
-	if err != nil || len(ring.removed) == 0 {
-		return names, err
+	if err != nil {
+		return nil, err
 	}
-	believed := make([]string, 0, len(names))
-	fetch := func(ctx context.Context, i int) (bool, error) {
-		if !strings.HasPrefix(names[i], indexPrefix) { // a base is what a run has made of what counted
-			return true, nil
+	d := &distrust{entries: map[string]bool{}, sessions: map[string]bool{}}
+	for entry, gone := range ring.removed {
+		if gone.Rotated {
+			continue
 		}
-		o, err := r.getOpened(ctx, kindIndex, names[i])
-		if errors.Is(err, storage.ErrNotExist) || unbelievable(err) {
-			return true, nil
+		d.entries[entry] = true
+		for _, v := range gone.Accepted {
+			d.sessions[v.ID] = true
 		}
-		return err == nil && ring.removed[o.by.Entry] == nil, err
 	}
-	err = inOrder(ctx, len(names), fetch, func(i int, ok bool) error {
-		if ok {
-			believed = append(believed, names[i])
-		}
-		return nil
-	})
-	return believed, err
+	if len(d.entries) == 0 {
+		return nil, nil
+	}
+	return d, nil
+}
+
+// signer says whether a segment is by one of these keys.
+func (d *distrust) signer(entry string) bool { return d != nil && d.entries[entry] }
+
+// pack says whether a pack is of one of these sessions.
+func (d *distrust) pack(key string) bool {
+	if d == nil {
+		return false
+	}
+	p, ok := parsePackKey(key)
+	return ok && d.sessions[p.sid]
 }
 
 // confirmKey makes sure that the session's key was not removed before the commit: an owner says first that it is being removed, then looks which of its
