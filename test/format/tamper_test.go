@@ -221,6 +221,7 @@ func TestSnapshotsOfUnknownOriginAreRefused(t *testing.T) {
 		"of a host for which there is another key": {"host", byOwner(func(m map[string]any) {
 			m["role"], m["name"] = "writer", "fleet"
 		})},
+		"of its own host, spelled otherwise": {"", byOwner(func(m map[string]any) { m["role"], m["name"] = "writer", "DB1." })},
 	} {
 		if got := g.judge(t, name, g.seal(t, b.MetaKey, head, name, c.plain...)); got != c.want {
 			t.Errorf("%s: refused by %q, not %q", what, got, c.want)
