@@ -131,7 +131,10 @@ func (r *Repo) knowsAllGroups(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.mustBeNewest(names)
+	if err := r.mustBeNewest(names); err != nil {
+		return fmt.Errorf("%w, and there may be trust groups that this run does not know: begin it again", err)
+	}
+	return nil
 }
 
 // mustHaveAll makes sure that the bundle has the keys of all groups that these index segments, shards of the base among them, are of: keys.ErrRole. What
