@@ -54,6 +54,7 @@ func (n named) key() string { return snapshotsPrefix + n.Cluster + "/" + n.ID }
 type kept struct {
 	named
 	KeptSince time.Time `json:"kept_since"`
+	Refused   bool      `json:"refused,omitempty"` // and was so from the first run on that listed it: it never needed anything
 }
 
 // baseRef is a shard of the compacted index: an index segment under base/.

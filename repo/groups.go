@@ -121,6 +121,22 @@ func (r *Repo) Of(ctx context.Context, cluster, id string) (*Repo, error) {
 // hasAll says whether the bundle has the keys of every group there is.
 func (r *Repo) hasAll() bool { return r.bundle.Role == keys.Owner }
 
+// knowsAllGroups makes sure, before an owner says what counts, that no trust group was added since it has got its keys: to it that group's packs and segments would be
+// damaged, and the base it has made lacks them. ErrStale.
+func (r *Repo) knowsAllGroups(ctx context.Context) error {
+	if !r.hasAll() || !r.signed() || r.entry == "" {
+		return nil
+	}
+	names, err := r.listKeys(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.mustBeNewest(names); err != nil {
+		return fmt.Errorf("%w, and there may be trust groups that this run does not know: begin it again", err)
+	}
+	return nil
+}
+
 // mustHaveAll makes sure that the bundle has the keys of all groups that these index segments, shards of the base among them, are of: keys.ErrRole. What
 // is damaged or gone is no matter of this.
 func (r *Repo) mustHaveAll(ctx context.Context, what string, run *gcRun, names []string) error {
@@ -148,23 +164,31 @@ func (r *Repo) mustHaveAll(ctx context.Context, what string, run *gcRun, names [
 
 // segment reads an index segment, or a shard of the base, and says of which group it is. keys.ErrForeign: of one whose keys are not there.
 func (r *Repo) segment(ctx context.Context, name string) (*index.Segment, string, error) {
+	s, group, _, err := r.signedSegment(ctx, name)
+	return s, group, err
+}
+
+// signedSegment is segment, and gives the entry of the key that has signed it; "" where nobody does.
+func (r *Repo) signedSegment(ctx context.Context, name string) (s *index.Segment, group, by string, err error) {
 	b, err := r.store.Get(ctx, name, storage.Range{}, nil)
 	if err != nil {
-		return nil, "", fmt.Errorf("read %s: %w", name, err)
+		return nil, "", "", fmt.Errorf("read %s: %w", name, err)
 	}
 	o, err := r.unseal(kindIndex, name, b)
 	if err != nil {
-		return nil, "", err
+		return nil, "", "", err
 	}
 	common := r.meta.CommonTag()
 	if r.signed() && bytes.Equal(b[bareHead:taggedHead], common[:]) { // anybody could have
-		return nil, "", fmt.Errorf("%w: %s is sealed for all groups, and so is none's", ErrDamaged, name)
+		return nil, "", "", fmt.Errorf("%w: %s is sealed for all groups, and so is none's", ErrDamaged, name)
 	}
-	s, err := index.Parse(o.plain)
-	if err != nil {
-		return nil, "", asDamage(name, err)
+	if s, err = index.Parse(o.plain); err != nil {
+		return nil, "", "", asDamage(name, err)
 	}
-	return s, o.group, nil
+	if o.by != nil {
+		by = o.by.Entry
+	}
+	return s, o.group, by, nil
 }
 
 // isForeign says of an error that the object is another group's.

@@ -392,3 +392,28 @@ func TestASessionTakesOverNothingOfAnotherGroup(t *testing.T) {
 		t.Errorf("a host of its group named %v", named)
 	}
 }
+
+// TestAnOwnerWhoOpenedBeforeThereWasAGroupMakesNoIndexWithoutIt: to the keys that he has that group's segments and packs are damaged.
+func TestAnOwnerWhoOpenedBeforeThereWasAGroupMakesNoIndexWithoutIt(t *testing.T) {
+	f := newFixture(t)
+	stale, alsoStale := f.open(t, f.store), f.open(t, f.store)
+	backup(t, stale, pieces(1, 2))
+	b, _, _ := addKey(t, f.open(t, f.store), NewKey{Name: "b", Role: keys.Writer, Group: "b"})
+	_, ids := backup(t, b, pieces(7, 3))
+	if _, err := stale.Rebuild(t.Context(), RebuildOptions{Host: "test", Now: pruning().Now}); !errors.Is(err, ErrStale) {
+		t.Errorf("rebuild: %v", err)
+	}
+	if _, err := alsoStale.Prune(t.Context(), pruning()); err == nil {
+		t.Error("it prunes")
+	}
+	if runs := list(t, f.store, gcPrefix); len(runs) > 0 {
+		t.Errorf("%v", runs)
+	}
+	v := openView(t, f.open(t, f.store), "")
+	defer func() { must(t, v.Close()) }()
+	for _, id := range ids {
+		if _, err := readChunk(t.Context(), v, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -183,6 +183,7 @@ type keyring struct {
 	mu      sync.Mutex
 	entries map[string]*entryRecord // nil: not read yet
 	bad     map[string]error        // entries with a record that cannot be believed, and why
+	former  map[string]*entryRecord // who had those that are removed, as far as somebody asked; nil: nobody knows
 }
 
 // isGoing says whether a key is removed, or being removed.
@@ -227,7 +228,7 @@ func (r *Repo) readKeyring(ctx context.Context, names *keyNames) (*keyring, erro
 			return nil, err
 		}
 	}
-	k := &keyring{names: names, removed: map[string]*removedRecord{}, removing: map[string]bool{}, bad: map[string]error{}}
+	k := &keyring{names: names, removed: map[string]*removedRecord{}, removing: map[string]bool{}, bad: map[string]error{}, former: map[string]*entryRecord{}}
 	gone := names.with(removedSuffix)
 	fetch := func(ctx context.Context, i int) (*removedRecord, error) {
 		return getRecord[removedRecord](ctx, r, gone[i], removedSuffix)

@@ -188,7 +188,7 @@ func (r *Repo) AddKey(ctx context.Context, k NewKey) (*Key, error) {
 		return nil, err
 	}
 	for _, e := range holders {
-		if e.Name == k.Name {
+		if sameHost(e.Name, k.Name) {
 			return nil, fmt.Errorf("add key %q: %w: %s", k.Name, ErrName, e.Entry)
 		}
 	}
@@ -309,7 +309,7 @@ func (r *Repo) onlyOne(ctx context.Context, e *entryRecord, known *keyNames) err
 		case errors.Is(err, storage.ErrNotExist) || unbelievable(err):
 		case err != nil:
 			return err
-		case other.Name == e.Name:
+		case sameHost(other.Name, e.Name):
 			return fmt.Errorf("%w: %s, made at the same time", ErrName, entry)
 		}
 	}

@@ -42,8 +42,9 @@ type removedRecord struct {
 	Version  int       `json:"version"`
 	Entry    string    `json:"entry"`
 	Name     string    `json:"name,omitempty"`
-	Time     time.Time `json:"time"`     // for people
-	Accepted []vouched `json:"accepted"` // snapshots signed by the key that counted, and go on to count
+	Time     time.Time `json:"time"`              // for people
+	Accepted []vouched `json:"accepted"`          // snapshots signed by the key that counted, and go on to count
+	Rotated  bool      `json:"rotated,omitempty"` // another key took its place, and nobody distrusts what it has stored
 }
 
 // generationRecord is keys/generation.<n>: every owner has a bundle of that number, so what is sealed with it all of them can read.

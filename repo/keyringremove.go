@@ -34,8 +34,8 @@ func (r *Repo) RemoveKey(ctx context.Context, id string) (accepted int, err erro
 	return r.removeKey(ctx, id, false)
 }
 
-// removeKey is RemoveKey. The key in use may go where it is replaced by another.
-func (r *Repo) removeKey(ctx context.Context, id string, replaced bool) (accepted int, err error) {
+// removeKey is RemoveKey. rotated: another key has taken its place, so the one in use may go.
+func (r *Repo) removeKey(ctx context.Context, id string, rotated bool) (accepted int, err error) {
 	ring, holders, err := r.ownKeyring(ctx)
 	if err != nil {
 		return 0, err
@@ -50,13 +50,13 @@ func (r *Repo) removeKey(ctx context.Context, id string, replaced bool) (accepte
 	case e == nil && len(ring.names.bundles[id]) == 0:
 		return 0, fmt.Errorf("remove key %s: %w", id, ErrNoKey)
 	}
-	if id == r.entry && !replaced && otherOwner(ring, holders, id) {
+	if id == r.entry && !rotated && otherOwner(ring, holders, id) {
 		return 0, fmt.Errorf("remove key %s: %w", id, ErrInUse)
 	}
 	if err := r.closeKey(ctx, ring, holders, id); err != nil {
 		return 0, fmt.Errorf("remove key %s: %w", id, err)
 	}
-	record := &removedRecord{Version: recordVersion, Entry: id, Time: time.Now().UTC(), Accepted: []vouched{}}
+	record := &removedRecord{Version: recordVersion, Entry: id, Time: time.Now().UTC(), Accepted: []vouched{}, Rotated: rotated}
 	if e != nil {
 		record.Name = e.Name
 	}
@@ -145,7 +145,8 @@ func (r *Repo) claims(ctx context.Context, name string, seen map[string]bool) (a
 		case o == nil:
 			all = append(all, unread(key))
 			return nil
-		case o.by.Role == keys.Owner || originHost(o.Manifest) != name:
+		}
+		if host, _ := originHost(o.Manifest); o.by.Role == keys.Owner || !sameHost(host, name) {
 			return nil
 		}
 		why, err := r.refusal(ctx, key, o)

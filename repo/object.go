@@ -71,9 +71,11 @@ func (r *Repo) sealFor(kind objectKind, all bool, key string, plain []byte) []by
 // opened is a sealed object that was read.
 type opened struct {
 	plain []byte
-	group string            // whose key it is sealed with; "" also of what all groups read
-	by    *keys.Certificate // of who signed it; nil of a kind or in a repository where nobody does. Whether that key was removed the keyring says
-	sum   [sha256.Size]byte // of the object as stored
+	group string // whose key it is sealed with; "" also of what all groups read
+	// common: it is sealed for all groups.
+	common bool
+	by     *keys.Certificate // of who signed it; nil of a kind or in a repository where nobody does. Whether that key was removed the keyring says
+	sum    [sha256.Size]byte // of the object as stored
 }
 
 // get reads and opens the object under key, and checks its signature where it must have one. Errors: storage.ErrNotExist; ErrDamaged when it does not open, also, with
@@ -111,7 +113,7 @@ func (r *Repo) unseal(kind objectKind, key string, b []byte) (o opened, err erro
 		return o, fmt.Errorf("%w: %s ends early", ErrDamaged, key)
 	}
 	aad := r.aad(b[:taggedHead], key)
-	o.plain, o.group, _, err = r.meta.OpenTagged(nil, [keys.TagSize]byte(b[bareHead:taggedHead]), b[taggedHead:], aad)
+	o.plain, o.group, o.common, err = r.meta.OpenTagged(nil, [keys.TagSize]byte(b[bareHead:taggedHead]), b[taggedHead:], aad)
 	switch {
 	case errors.Is(err, keys.ErrForeign) && r.bundle.Role == keys.Owner: // who has the keys of all groups
 		return o, fmt.Errorf("%w: %s is sealed with a key that is nobody's", ErrDamaged, key)

@@ -288,9 +288,10 @@ func TestWhoIsRemovedWhileHeCommitsIsNotToldThatHeHas(t *testing.T) {
 		f := newFixture(t)
 		owner := f.open(t, f.store)
 		_, key, id := addKey(t, owner, NewKey{Name: "test", Role: keys.Writer})
-		removing := false
+		removing, ending := false, false
 		s := fault.New(f.store, func(op fault.Op) fault.Action {
-			if !removing && op.Verb == when.verb && strings.HasPrefix(op.Key, when.key) && op.Key != keysPrefix {
+			ending = ending || op.Verb == fault.Put && strings.HasPrefix(op.Key, snapshotsPrefix)
+			if !removing && ending && op.Verb == when.verb && strings.HasPrefix(op.Key, when.key) {
 				removing = true
 				_, err := owner.RemoveKey(context.Background(), key.ID)
 				if err != nil {

@@ -79,7 +79,7 @@ func (r *Repo) outcome(ctx context.Context, key string) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := outcome{by: b.by, group: b.group, sum: b.sum}
+	o := outcome{by: b.by, group: b.group, common: b.common, sum: b.sum}
 	if err := json.Unmarshal(b.plain, &o); err != nil {
 		return nil, fmt.Errorf("%w: %s is not an outcome", ErrDamaged, key)
 	}

@@ -182,6 +182,7 @@ type pruner struct {
 	index    *listing
 	fresh    map[string]int64 // the packs once more: size by key
 	parts    []*part
+	doubt    *distrust                      // whose packs are to be a chunk's place only where it has no other
 	repacked map[string]bool                // packs of which what is alive is copied
 	replaced struct{ stored, swept Amount } // WAL files: WALReplaced
 }

@@ -13,8 +13,22 @@ import (
 
 // stay lists a snapshot as valid.
 func (p *pruner) stay(j *judged) {
-	p.run.Valid = append(p.run.Valid, kept{named{j.Cluster, j.ID}, p.keptSince(j)})
+	k := kept{named{j.Cluster, j.ID}, p.keptSince(j), p.isRefused(j)}
+	p.run.Valid = append(p.run.Valid, k)
+	if j.Err != nil && !k.Refused { // what is refused needs nothing, and stays until a person forgets it
+		p.report.Damage = append(p.report.Damage, fmt.Errorf("snapshot %s of cluster %s: %w", j.ID, j.Cluster, j.Err))
+	}
 	p.staying = append(p.staying, j.Commit)
+}
+
+// isRefused says whether a snapshot is one that never counted. What no key has signed, or stands where an earlier run saw a snapshot that was not refused, is
+// damage instead: whoever may overwrite objects could have what it needs deleted otherwise.
+func (p *pruner) isRefused(j *judged) bool {
+	if !j.Refused() || j.Manifest == nil {
+		return false
+	}
+	was := slices.IndexFunc(p.last.Valid, func(k kept) bool { return k.named == named{j.Cluster, j.ID} })
+	return was < 0 || p.last.Valid[was].Refused
 }
 
 // part lets go of the snapshots that somebody forgot, but of the last one that a cluster has only if it was said that this is meant: who forgets looks

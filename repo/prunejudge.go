@@ -313,7 +313,9 @@ func (p *pruner) isOwn(ctx context.Context, j *judged) (bool, error) {
 // commits of sessions that were fenced and deleted before.
 func (p *pruner) mustBeLate(ctx context.Context, key string) error {
 	if p.last.Number == 0 {
-		return errRunsLost(key)
+		if err := p.showsLostRuns(ctx, key); err != nil {
+			return err
+		}
 	}
 	session := sessionsPrefix + outcomeSession(key)
 	_, err := p.store.Get(ctx, session, storage.Range{Len: 1}, nil)

@@ -37,6 +37,7 @@ type surveyed struct {
 	key       string
 	there     bool  // the storage shows it, and in its full length
 	lost      bool  // marking found that it is damaged: what it holds counts only where nothing else has it
+	doubted   bool  // a key has stored it that is removed
 	condemned bool  // by the last run
 	rescued   bool  // and needed after all
 	whole     int64 // sealed bytes of its chunks
@@ -98,13 +99,12 @@ func (p *pruner) namedPacks() []string {
 
 // plan marks what is alive and decides which packs go now, and which with the next run (P4).
 func (p *pruner) plan(ctx context.Context) error {
-	if err := p.split(); err != nil {
+	var err error
+	if p.doubt, err = p.distrusted(ctx); err != nil {
 		return err
 	}
-	for _, c := range p.staying {
-		if c.Err != nil && !c.Refused() { // which needs nothing, and stays until a person forgets it
-			p.report.Damage = append(p.report.Damage, fmt.Errorf("snapshot %s of cluster %s: %w", c.ID, c.Cluster, c.Err))
-		}
+	if err := p.split(); err != nil {
+		return err
 	}
 	for _, part := range p.parts {
 		if err := p.mark(ctx, part); err != nil {
@@ -201,7 +201,7 @@ func (p *pruner) find(m *part) error {
 	if err := m.view.cache.Packs(m.view.counts, func(h index.Held) error {
 		k := s.byKey[h.Key]
 		if k == nil {
-			k = &surveyed{key: h.Key, condemned: condemned[h.Key], lost: m.view.isExcepted(h.Key)}
+			k = &surveyed{key: h.Key, condemned: condemned[h.Key], lost: m.view.isExcepted(h.Key), doubted: p.doubt.pack(h.Key)}
 			s.byKey[h.Key] = k
 		}
 		size, there := p.fresh[h.Key]
@@ -236,12 +236,14 @@ func (p *pruner) find(m *part) error {
 	})
 }
 
-// better says which of two packs a chunk is to be found in: one that is not known to be damaged, then one that stays anyway, then the newest, so
-// that repacking, when it was interrupted, is not done again.
+// better says which of two packs a chunk is to be found in: one that is not known to be damaged, then one that no removed key has stored, whose place writers
+// have not gone by when they stored it again, then one that stays anyway, then the newest, so that repacking, when it was interrupted, is not done again.
 func (s *surveyed) better(than *surveyed) bool {
 	switch {
 	case s.lost != than.lost:
 		return !s.lost
+	case s.doubted != than.doubted:
+		return !s.doubted
 	case s.usable() != than.usable():
 		return s.usable()
 	}

@@ -137,7 +137,7 @@ func (b *rebuilder) enter(ctx context.Context, j *judged) error {
 	case !counts || !snapshot:
 		b.void = append(b.void, j.key)
 	default:
-		b.run.Valid = append(b.run.Valid, kept{named: name, KeptSince: b.keptSince(j)})
+		b.run.Valid = append(b.run.Valid, kept{named: name, KeptSince: b.keptSince(j), Refused: b.isRefused(j)})
 	}
 	return nil
 }

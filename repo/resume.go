@@ -41,6 +41,9 @@ func (s *Session) adopt(ctx context.Context, l *listing) error {
 	if f := s.opt.Former; f != "" && !slices.Contains(sids, f) {
 		sids = append(sids, f)
 	}
+	if sids, err = s.trusted(l, sids); err != nil {
+		return err
+	}
 	var found []leftover
 	for _, sid := range sids {
 		if err := s.repo.store.List(ctx, packsPrefix+sid+"/", func(i storage.Info) error {
@@ -67,6 +70,22 @@ func (s *Session) adopt(ctx context.Context, l *listing) error {
 	}
 	s.leftovers = slices.DeleteFunc(found, func(p leftover) bool { return !p.held || !p.data })
 	return nil
+}
+
+// trusted leaves out the unfinished sessions of which it is not known who wrote them, where some key is not to be trusted any more: nobody signs announcements and packs,
+// so only an index segment that counts says that a session is none of that key's. This process's own former one needs none.
+func (s *Session) trusted(l *listing, sids []string) ([]string, error) {
+	if l.distrusted == nil {
+		return sids, nil
+	}
+	named := map[string]bool{}
+	known := s.view.cached()
+	for _, name := range l.segments {
+		if c, ok := known[name]; ok && strings.HasPrefix(name, indexPrefix) && s.view.counts(c.number) {
+			named[segmentSession(name)] = true
+		}
+	}
+	return slices.DeleteFunc(sids, func(sid string) bool { return !named[sid] && sid != s.opt.Former }), nil
 }
 
 // parsePackKey takes the name of a pack apart.

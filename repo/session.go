@@ -73,7 +73,9 @@ type outcome struct {
 	// Of one that was read.
 	by    *keys.Certificate // who signed it; nil in a repository where nobody does
 	group string            // trust group that it is sealed for; "" also of what all groups read
-	sum   [sha256.Size]byte // of the object
+	// common: it is sealed for all groups, as snapshots are by nobody who is honest.
+	common bool
+	sum    [sha256.Size]byte // of the object
 }
 
 // Outcomes of a session.

@@ -110,7 +110,9 @@ func (r *Repo) counting(ctx context.Context, cluster string, ended bool) (all []
 			continue
 		}
 		if run.Number == 0 && !sessions[sid] {
-			return nil, nil, errRunsLost(key)
+			if err := r.showsLostRuns(ctx, key); err != nil {
+				return nil, nil, err
+			}
 		}
 		// Expired and pinned: a pin that the run did not see. The next one will.
 		if run.counts(key, sessions) || run.expired[key] && (ended || marks.pinned[sid]) {
@@ -120,6 +122,21 @@ func (r *Repo) counting(ctx context.Context, cluster string, ended bool) (all []
 		}
 	}
 	return all, found, nil
+}
+
+// showsLostRuns looks at an outcome whose session is not there although no prune has run: errRunsLost, unless it may be that there never was a session. Anybody
+// with storage rights can create an object that opens for nobody.
+func (r *Repo) showsLostRuns(ctx context.Context, key string) error {
+	_, err := r.outcome(ctx, key)
+	switch {
+	case err == nil:
+		return errRunsLost(key)
+	case r.signed() && unbelievable(err) || errors.Is(err, storage.ErrNotExist):
+		return nil
+	case unbelievable(err):
+		return errRunsLost(key)
+	}
+	return err
 }
 
 // errRunsLost says that prunes have run, and that what the last one decided is gone: before the first one, no session is deleted.

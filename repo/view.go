@@ -41,6 +41,7 @@ type View struct {
 	lost     map[string]bool   // packs that turned out to be gone or damaged, by key: see hasLastResort
 	damaged  map[string]bool   // packs that somebody said to be damaged, likewise
 	broken   []BadObject       // what of the index cannot be read
+	distrust *distrust         // whose packs do not count; a writer's view only
 }
 
 // OpenView loads the index. What the cluster's cache in cacheDir already knows of it is not fetched again; a cache that is
@@ -155,7 +156,7 @@ func (v *View) load(ctx context.Context) (*listing, error) {
 		}
 		v.mu.Lock()
 		v.segments, v.whose, v.foreign, v.broken = found.segments, found.whose, found.foreign, found.broken
-		v.lost, v.barred, v.damaged = nil, nil, l.damaged
+		v.lost, v.barred, v.damaged, v.distrust = nil, nil, l.damaged, l.distrusted
 		if v.who == forWriting {
 			v.barred = l.run.barred()
 		}
@@ -206,7 +207,7 @@ func (v *View) loadSegments(ctx context.Context, l *listing) (*loaded, error) {
 			continue
 		}
 		if !ok {
-			segment, group, err := v.repo.segment(ctx, name)
+			segment, group, by, err := v.repo.signedSegment(ctx, name)
 			if bad := asUnreadable(name, err); bad != nil {
 				found.broken = append(found.broken, *bad)
 				continue
@@ -214,7 +215,10 @@ func (v *View) loadSegments(ctx context.Context, l *listing) (*loaded, error) {
 			if err != nil && !isForeign(err) {
 				return found, fmt.Errorf("load index: %w", err)
 			}
-			c.group, c.foreign = group, err != nil
+			c = cachedSegment{group: group, by: by, foreign: err != nil}
+			if !strings.HasPrefix(name, indexPrefix) { // a shard is what a run has made of what counted, whoever ran it
+				c.by = ""
+			}
 			if c.foreign {
 				segment = &index.Segment{} // for the next time
 			}
@@ -226,25 +230,29 @@ func (v *View) loadSegments(ctx context.Context, l *listing) (*loaded, error) {
 		found.whose[c.number] = c.group
 		if c.foreign {
 			found.foreign = append(found.foreign, name)
-		} else if !v.one || c.group == v.group {
+		} else if (!v.one || c.group == v.group) && !l.distrusted.signer(c.by) {
 			found.segments[c.number] = true
 		}
 	}
 	return found, nil
 }
 
-// cachedSegment is one that the cache holds. It knows it by a name in which the group is, so that it need not be asked twice whose it is.
+// cachedSegment is one that the cache holds. It knows it by a name in which the group and the signer are, so that it need not be asked twice whose it is.
 type cachedSegment struct {
 	number  uint32
 	group   string
-	foreign bool // then the cache holds its name only
+	by      string // entry of the key that has signed it; "" of what nobody signs, and of a shard of the base
+	foreign bool   // then the cache holds its name only
 }
 
 // No object's name has this in it.
 const groupMark = "\x00"
 
 func (c cachedSegment) name(key string) string {
-	if c.group == "" && !c.foreign {
+	switch {
+	case c.by != "":
+		return c.group + groupMark + key + groupMark + c.by
+	case c.group == "" && !c.foreign:
 		return key
 	}
 	return c.group + groupMark + key // of what is foreign no group is known
@@ -255,11 +263,16 @@ func (v *View) cached() map[string]cachedSegment {
 	all := v.cache.Loaded()
 	out := make(map[string]cachedSegment, len(all))
 	for name, number := range all {
-		group, key, marked := strings.Cut(name, groupMark)
-		if !marked {
-			group, key = "", name
+		c, key := cachedSegment{number: number}, name
+		if group, rest, marked := strings.Cut(name, groupMark); marked {
+			c.group, key = group, rest
+			key, c.by, _ = strings.Cut(rest, groupMark)
+			c.foreign = group == "" && c.by == ""
 		}
-		out[key] = cachedSegment{number: number, group: group, foreign: marked && group == ""}
+		if c.by == "" && !c.foreign && v.repo.signed() && strings.HasPrefix(key, indexPrefix) {
+			continue // as an earlier program has named it: by whom it is must be asked
+		}
+		out[key] = c
 	}
 	return out
 }
@@ -308,7 +321,11 @@ func (v *View) begin() (uint32, error) {
 
 // finish says that the packs under a number of begin are now those of the segment under key.
 func (v *View) finish(n uint32, key string) error {
-	return v.cache.Finish(n, cachedSegment{group: v.group}.name(key))
+	c := cachedSegment{group: v.group}
+	if by := v.repo.bundle.Certificate(); by != nil {
+		c.by = by.Entry
+	}
+	return v.cache.Finish(n, c.name(key))
 }
 
 func (v *View) counts(n uint32) bool {
@@ -321,7 +338,7 @@ func (v *View) counts(n uint32) bool {
 func (v *View) excepted() func(key string) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	if len(v.barred)+len(v.lost)+len(v.damaged) == 0 {
+	if len(v.barred)+len(v.lost)+len(v.damaged) == 0 && v.distrust == nil {
 		return nil
 	}
 	return v.isExcepted
@@ -330,7 +347,7 @@ func (v *View) excepted() func(key string) bool {
 func (v *View) isExcepted(key string) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return v.barred[key] || v.lost[key] || v.damaged[key]
+	return v.barred[key] || v.lost[key] || v.damaged[key] || v.distrust.pack(key)
 }
 
 func (v *View) has(id chunk.ID) (bool, error) {

@@ -195,7 +195,7 @@ func (r *Repository) record(name, kind string) (*KeyRecord, error) {
 	return k, nil
 }
 
-// readKeys reads who has the keys, and which are removed.
+// readKeys reads who has the keys, or had them, and which are removed.
 func (r *Repository) readKeys() (err error) {
 	r.holders, r.removed = map[string]*KeyRecord{}, map[string]*KeyRecord{}
 	for _, name := range r.Names("keys/") {
@@ -211,9 +211,6 @@ func (r *Repository) readKeys() (err error) {
 		if k != nil {
 			of[entry] = k
 		}
-	}
-	for entry := range r.removed {
-		delete(r.holders, entry)
 	}
 	return nil
 }
@@ -306,12 +303,20 @@ func (r *Repository) refuses(name string, o *Outcome) string {
 	if !slices.Contains(o.by.Clusters, "*") && !slices.Contains(o.by.Clusters, path.Base(path.Dir(name))) {
 		return "cluster"
 	}
-	if host := o.Manifest.Origin.Host; host != o.by.Name && o.by.Role != "owner" {
-		for _, k := range r.holders {
-			if k.Name == host && !known(k.Claimed) {
-				return "host"
-			}
+	host := plainName(o.Manifest.Origin.Host)
+	if o.by.Role == "owner" || host != "" && host == plainName(o.by.Name) {
+		return ""
+	}
+	if host == "" {
+		return "host"
+	}
+	for _, k := range r.holders {
+		if plainName(k.Name) == host && !known(k.Claimed) {
+			return "host"
 		}
 	}
 	return ""
 }
+
+// plainName is a host's name as names are compared.
+func plainName(s string) string { return strings.ToLower(strings.Trim(s, ". \t\r\n")) }

@@ -134,7 +134,7 @@ func (k *keyed) make() {
 	k.commit(elsewhere, "of another group", "other", "elsewhere", nil)
 	db1, _, _ := k.add(k.open(id), repo.NewKey{Name: "db1", Role: keys.Writer})
 	k.commit(db1, "of the key itself", "main", "db1", nil)
-	k.commit(fleet, "claims a key's name", "main", "db1", nil) // by what it knew when it was opened
+	k.commit(fleet, "claims a key's name", "main", "db1", repo.ErrOrigin) // it learns so at its end: when it was opened there was no such key
 	k.commit(k.open(id), "an owner's", "main", "db1", nil)
 	if err := k.open(id).RotateData(t.Context(), nil); err != nil {
 		t.Fatal(err)
