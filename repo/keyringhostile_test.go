@@ -85,10 +85,16 @@ func TestWhoIsRemovedWhileDataKeysAreRotatedKeepsNoNewOnes(t *testing.T) {
 		h.store = cloneStore(t, start.store)
 		armed, calls := false, 0
 		var removeErr error
-		s := fault.New(h.store, func(fault.Op) fault.Action {
+		inUse, early := false, false
+		s := fault.New(h.store, func(op fault.Op) fault.Action {
 			if armed {
 				if calls++; calls == n {
 					_, removeErr = openAs(t, h.store, h.ids["second"][0]).RemoveKey(t.Context(), key.ID)
+					early = removeErr == nil && !inUse
+				}
+				inUse = inUse || op.Verb == fault.Put && strings.HasPrefix(op.Key, keysPrefix+generationName)
+				if early && op.Verb == fault.Put && strings.HasPrefix(op.Key, keysPrefix+key.ID) {
+					t.Errorf("request %d: %s is put after the removal", n, op.Key)
 				}
 			}
 			return fault.Action{}
