@@ -206,10 +206,33 @@ func TestTheLastOwnerIsNotRemoved(t *testing.T) {
 		}
 	}
 
+	// Both have said that the other is being removed before either looks again.
+	at := cloneStore(t, f.store)
+	s := fault.New(at, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Put && op.Key == recordKey(first, removingSuffix) {
+			must(t, openAs(t, at, f.id).putCertified(t.Context(), recordKey(key.ID, removingSuffix), removingSuffix, removingRecord{Version: 1, Entry: key.ID}))
+		}
+		return fault.Action{}
+	})
+	r, err := newRepo(s, second.config, second.bundle)
+	must(t, err)
+	r.entry, r.number = second.entry, second.number
+	if _, err := r.RemoveKey(t.Context(), first); !errors.Is(err, ErrLastOwner) {
+		t.Errorf("%v", err)
+	}
+
 	if accepted, err := second.RemoveKey(t.Context(), first); accepted != 0 || err != nil {
 		t.Fatal(err)
 	}
-	if _, err := second.RemoveKey(t.Context(), key.ID); !errors.Is(err, ErrLastOwner) {
+	r, err = newRepo(fault.New(f.store, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Put {
+			t.Errorf("%s is written", op.Key)
+		}
+		return fault.Action{}
+	}), second.config, second.bundle)
+	must(t, err)
+	r.entry, r.number = second.entry, second.number
+	if _, err := r.RemoveKey(t.Context(), key.ID); !errors.Is(err, ErrLastOwner) {
 		t.Errorf("%v", err)
 	}
 	if _, err := owner.AddKey(t.Context(), NewKey{Name: "x", Role: keys.Owner}); !errors.Is(err, ErrOrigin) {
