@@ -4,7 +4,8 @@
 // stream. Its name, the [ID], is a keyed BLAKE3-256: for a run of pages, of
 // the pages' own keyed digests, so that every byte is hashed once; for a
 // stream, of its bytes. All keys come from one repository secret, so neither
-// names nor lengths of page chunks tell an observer anything about content.
+// names nor lengths of chunks tell an observer anything about content, but
+// that equal content is named and cut alike.
 //
 // The package never reads or writes a repository, never compresses and never
 // encrypts. snapshot cuts and names with it, repo checks what it has opened

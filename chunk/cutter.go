@@ -3,7 +3,6 @@ package chunk
 import (
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/restic/chunker"
 	"github.com/zeebo/blake3"
@@ -12,8 +11,9 @@ import (
 // ErrParams is wrapped by the error for cutting parameters that cannot work.
 var ErrParams = errors.New("invalid cutting parameters")
 
-// rollingWindow is restic/chunker's window in bytes. With a smaller minimum
-// its counter of bytes to skip wraps around and it never cuts.
+// rollingWindow is how many bytes behind a place say whether it is one to cut
+// at. It is restic/chunker's window: with a smaller minimum its counter of
+// bytes to skip wraps around and it never cuts.
 const rollingWindow = 64
 
 // maxStreamChunk bounds Max of StreamParams. It is pack's bound of a chunk.
@@ -79,9 +79,10 @@ func validate(what string, low, bits, high, limit int) error {
 	return nil
 }
 
-// newBase makes restic's cutter with a polynomial that only owners of the
-// key know: an observer of stream lengths cannot tell where known content
-// would be cut.
+// newBase makes restic's cutter with a polynomial that only owners of the key
+// know. That secret is worth little: some hundred places at which known bytes
+// were cut give it away (attack_test.go). So it must only ever read what is
+// secret itself, as keyed digests are.
 func newBase(k Key, context string, low, bits, high int) (*chunker.BaseChunker, error) {
 	h := blake3.NewDeriveKey(context)
 	_, _ = h.Write(k[:])
@@ -158,93 +159,4 @@ func (c *PageCutter) Flush() int {
 func (c *PageCutter) Reset() {
 	c.base = c.fresh
 	c.seen = 0
-}
-
-// StreamCutter divides a byte stream into chunks by its content. Not safe for
-// concurrent use.
-type StreamCutter struct {
-	base  chunker.BaseChunker
-	fresh chunker.BaseChunker
-	r     io.Reader
-	buf   []byte // what was read
-	rest  []byte // the part of buf not yet given out
-	err   error  // what the reader said at the end
-}
-
-// NewStreamCutter makes a cutter for the repository whose secret is k that
-// reads r. Making one costs far more than using it: keep it and Reset it.
-func NewStreamCutter(k Key, p StreamParams, r io.Reader) (*StreamCutter, error) {
-	if err := p.Validate(); err != nil {
-		return nil, err
-	}
-	base, err := newBase(k, contextStreamPoly, p.Min, p.AverageBits, p.Max)
-	if err != nil {
-		return nil, fmt.Errorf("stream cutter: %w", err)
-	}
-	return &StreamCutter{
-		base: *base, fresh: *base, r: r,
-		buf: make([]byte, min(p.Max, 128<<10)),
-	}, nil
-}
-
-// Reset starts anew on r.
-func (c *StreamCutter) Reset(r io.Reader) {
-	c.base = c.fresh
-	c.r, c.rest, c.err = r, nil, nil
-}
-
-// Next returns the next chunk, in buf's storage where that is large enough
-// (it needs Max bytes), else in a new slice; the length of buf does not
-// matter. The chunk is the caller's. At the end of the stream it returns
-// io.EOF; an empty stream has no chunks. Any other error of the reader is
-// returned, wrapped, by this and every later call, and the chunk it
-// interrupted is never returned.
-//
-// restic's own Chunker is not used: it takes io.ErrUnexpectedEOF, with which
-// readers report a truncated source, for the end of the stream.
-func (c *StreamCutter) Next(buf []byte) ([]byte, error) {
-	out := buf[:0]
-	for {
-		if len(c.rest) == 0 {
-			if err := c.fill(); err != nil {
-				if err == io.EOF && len(out) > 0 {
-					return out, nil
-				}
-				return nil, err
-			}
-		}
-		n := c.base.NextSplitPoint(c.rest)
-		if n < 0 {
-			out = append(out, c.rest...)
-			c.rest = nil
-			continue
-		}
-		out = append(out, c.rest[:n]...)
-		c.rest = c.rest[n:]
-		return out, nil
-	}
-}
-
-// fill reads until rest holds something. The error is kept: a reader need
-// not repeat it.
-func (c *StreamCutter) fill() error {
-	const patience = 100 // as bufio: so many reads of nothing, without an error
-	for range patience {
-		if c.err != nil {
-			return c.err
-		}
-		n, err := c.r.Read(c.buf)
-		c.rest = c.buf[:n]
-		switch {
-		case err == io.EOF:
-			c.err = io.EOF
-		case err != nil:
-			c.err, c.rest = fmt.Errorf("read stream to cut: %w", err), nil
-		}
-		if len(c.rest) > 0 {
-			return nil
-		}
-	}
-	c.err = fmt.Errorf("read stream to cut: %w", io.ErrNoProgress)
-	return c.err
 }

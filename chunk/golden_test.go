@@ -11,7 +11,8 @@ import (
 )
 
 // golden is testdata/names.json: what a repository with this key has called
-// things since format version 1. The file is never written by a test.
+// things since format version 1, and where writers cut. The file is never
+// written by a test.
 type golden struct {
 	Key         string        // K_id, hex
 	PageDigests map[string]ID // only for its text form

@@ -9,12 +9,15 @@ import (
 // The contexts from which BLAKE3's key derivation makes this package's keys.
 // They are part of the format (docs/format.md, section 2).
 const (
-	contextPage       = "pgtrove v1 2026 chunk page digest"
-	contextRun        = "pgtrove v1 2026 chunk run of pages ID"
-	contextStream     = "pgtrove v1 2026 chunk byte stream ID"
-	contextMeta       = "pgtrove v1 2026 chunk metadata ID"
-	contextPagePoly   = "pgtrove v1 2026 chunk page cutter polynomial"
-	contextStreamPoly = "pgtrove v1 2026 chunk stream cutter polynomial"
+	contextPage      = "pgtrove v1 2026 chunk page digest"
+	contextRun       = "pgtrove v1 2026 chunk run of pages ID"
+	contextStream    = "pgtrove v1 2026 chunk byte stream ID"
+	contextMeta      = "pgtrove v1 2026 chunk metadata ID"
+	contextPagePoly  = "pgtrove v1 2026 chunk page cutter polynomial"
+	contextStreamCut = "pgtrove v1 2026 chunk stream cutter draws"
+	// contextAnchors is the only one without the secret: its output is a
+	// table that everybody may know.
+	contextAnchors = "pgtrove v1 2026 chunk stream cutter anchors"
 )
 
 // Hasher computes page digests and chunk IDs. It is not safe for concurrent

@@ -2,12 +2,15 @@ package chunk
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"testing"
 	"testing/iotest"
+
+	"github.com/zeebo/blake3"
 )
 
 func newStreamCutter(t testing.TB, k Key, p StreamParams) *StreamCutter {
@@ -214,6 +217,68 @@ func TestStreamCutterForgetsAStreamLeftHalfway(t *testing.T) {
 		}
 		if got := lengths(cutStream(t, c, bytes.NewReader(data))); !slices.Equal(got, want) {
 			t.Errorf("cuts %v, want %v", got, want)
+		}
+	}
+}
+
+// cutByThePage is docs/format.md, section 3.3, as it stands there: for each
+// place everything anew.
+func cutByThePage(k Key, p StreamParams, data []byte) (out []int) {
+	var table [2048]byte
+	blake3.DeriveKey("pgtrove v1 2026 chunk stream cutter anchors", nil, table[:])
+	draws := keyedHasher(k, "pgtrove v1 2026 chunk stream cutter draws")
+	natural := func(window []byte) bool {
+		sum := uint64(0)
+		for i, b := range window { // b is that of i+1 on the page
+			sum += binary.LittleEndian.Uint64(table[8*int(b):]) << (63 - i)
+		}
+		return sum>>58 == 0
+	}
+	offset := func(window []byte) int { // 512: none
+		draws.Reset()
+		_, _ = draws.Write(window)
+		v := binary.LittleEndian.Uint64(draws.Sum(nil)) &^ (1 << 63)
+		l := uint64(1) << 63
+		for k := range 512 {
+			next := l - l/(1<<p.AverageBits)
+			if next <= v && v < l {
+				return k
+			}
+			l = next
+		}
+		return 512
+	}
+	for start := 0; start < len(data); {
+		rest := data[start:]
+		end, anchor, at := len(rest), 0, 0
+		for x := p.Min; x < len(rest); x++ {
+			window := rest[x-64 : x]
+			if x == p.Min || x == anchor+512 || x > anchor+64 && natural(window) {
+				anchor, at = x, x+offset(window)
+			}
+			if at == x && at < anchor+512 || x == p.Max {
+				end = x
+				break
+			}
+		}
+		out = append(out, end)
+		start += end
+	}
+	return out
+}
+
+func TestStreamCutsAreThoseOfThePage(t *testing.T) {
+	for _, p := range []StreamParams{{Min: 64, AverageBits: 6, Max: 300}, {Min: 100, AverageBits: 10, Max: 5000}, {Min: 2048, AverageBits: 12, Max: 8192}} {
+		for name, data := range map[string][]byte{
+			"noise":   randomBytes(1, 60_000),
+			"text":    bytes.Repeat([]byte("base/5/16384 8192\nbase/5/16385 0\n"), 2000),
+			"runs":    bytes.Join([][]byte{make([]byte, 20_000), randomBytes(2, 500), bytes.Repeat([]byte{0xff}, 20_000)}, nil),
+			"nothing": nil,
+		} {
+			got := lengths(cutStream(t, newStreamCutter(t, Key{7}, p), bytes.NewReader(data)))
+			if want := cutByThePage(Key{7}, p, data); !slices.Equal(got, want) {
+				t.Errorf("%s, %+v: cut %v, by the page %v", name, p, got, want)
+			}
 		}
 	}
 }

@@ -78,12 +78,70 @@ func BenchmarkNewOpener(b *testing.B) {
 	}
 }
 
-func BenchmarkUnwrapWithIdentity(b *testing.B) {
-	id, recipient := newIdentity(b)
-	data := wrap(b, generate(b), recipient)
+// BenchmarkOpenWithIdentityFile is what opening costs besides the requests:
+// from the text of the identity file to a bundle that seals.
+func BenchmarkOpenWithIdentityFile(b *testing.B) {
+	owner := generate(b)
+	grown := withGroup(b, withGroup(b, owner, "b"), "c")
+	for range 2 {
+		var err error
+		if grown, err = grown.RotateData(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		bundle *Bundle
+	}{
+		{"owner", owner},
+		{"owner_of_3_groups_rotated_twice", grown},
+		{"writer", forRole(b, owner, Writer)},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			text, recipient, err := GenerateIdentity()
+			if err != nil {
+				b.Fatal(err)
+			}
+			text = PinRoot(text, owner.Signing.Root)
+			data := wrap(b, c.bundle, recipient)
+			b.ReportAllocs()
+			for b.Loop() {
+				file, err := ParseIdentityFile(text)
+				if err != nil {
+					b.Fatal(err)
+				}
+				bundle, err := Unwrap(data, file.Identities...)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := bundle.CheckRoot(file.Root); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := bundle.Meta(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkSign(b *testing.B) {
+	bundle, payload := generate(b), randomBytes(64<<10)
+	var signed []byte
+	b.SetBytes(int64(len(payload)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Unwrap(data, id); err != nil {
+		signed = bundle.Sign(signed[:0], nil, payload)
+	}
+}
+
+func BenchmarkOpenSigned(b *testing.B) {
+	bundle, payload := generate(b), randomBytes(64<<10)
+	signed := bundle.Sign(nil, nil, payload)
+	b.SetBytes(int64(len(payload)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := bundle.OpenSigned(nil, signed); err != nil {
 			b.Fatal(err)
 		}
 	}

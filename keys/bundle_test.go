@@ -11,7 +11,6 @@ import (
 
 func TestStoredBundleIsTheBundle(t *testing.T) {
 	owner := generate(t)
-	owner.Name = "the safe in room 3"
 	for _, r := range []Role{Owner, Writer, Standby} {
 		b := forRole(t, owner, r)
 		plain, err := encodeBundle(b)
@@ -36,6 +35,14 @@ func TestStoredBundleIsTheBundle(t *testing.T) {
 	}
 }
 
+// unsigned is a bundle as version 1 had them.
+func unsigned(t testing.TB) *Bundle {
+	t.Helper()
+	b := generate(t)
+	b.Common, b.Signing = b.MetaKey, Signing{}
+	return b
+}
+
 // edit changes the JSON object of a bundle.
 func edit(t *testing.T, plain []byte, f func(map[string]any)) []byte {
 	t.Helper()
@@ -57,6 +64,11 @@ func TestMalformedBundlesAreRefusedWithoutQuotingThem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	old, err := encodeBundle(unsigned(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signing := func(m map[string]any) map[string]any { return m["signing"].(map[string]any) }
 	dataKey := func(m map[string]any) map[string]any { return m["data_keys"].([]any)[0].(map[string]any) }
 	for name, c := range map[string]struct {
 		data []byte
@@ -67,7 +79,7 @@ func TestMalformedBundlesAreRefusedWithoutQuotingThem(t *testing.T) {
 		"cut off":           {plain[:len(plain)-1], ErrFormat},
 		"bytes behind":      {append(bytes.Clone(plain), " {}"...), ErrFormat},
 		"too large":         {append(bytes.Clone(plain), bytes.Repeat([]byte{' '}, maxBundle)...), ErrFormat},
-		"newer":             {edit(t, plain, func(m map[string]any) { m["version"] = 2 }), ErrVersion},
+		"newer":             {edit(t, plain, func(m map[string]any) { m["version"] = 3 }), ErrVersion},
 		"no version":        {edit(t, plain, func(m map[string]any) { delete(m, "version") }), ErrVersion},
 		"unknown field":     {edit(t, plain, func(m map[string]any) { m["extra"] = 1 }), ErrFormat},
 		"role of another":   {edit(t, plain, func(m map[string]any) { m["role"] = "writer" }), ErrFormat},
@@ -78,6 +90,20 @@ func TestMalformedBundlesAreRefusedWithoutQuotingThem(t *testing.T) {
 		"unknown algorithm": {edit(t, plain, func(m map[string]any) { dataKey(m)["algorithm"] = "rsa" }), ErrFormat},
 		"long key ID":       {edit(t, plain, func(m map[string]any) { dataKey(m)["id"] = dataKey(m)["id"].(string) + "00" }), ErrFormat},
 		"no key ID":         {edit(t, plain, func(m map[string]any) { dataKey(m)["id"] = "" }), ErrFormat},
+		"old with group":    {edit(t, old, func(m map[string]any) { m["group"] = "b" }), ErrFormat},
+		"old with common":   {edit(t, old, func(m map[string]any) { m["common_key"] = m["meta_key"] }), ErrFormat},
+		"old as new":        {edit(t, old, func(m map[string]any) { m["version"] = 2 }), ErrFormat},
+		"new as old":        {edit(t, plain, func(m map[string]any) { m["version"] = 1 }), ErrFormat},
+		"no signing":        {edit(t, plain, func(m map[string]any) { delete(m, "signing") }), ErrFormat},
+		"no root key":       {edit(t, plain, func(m map[string]any) { delete(signing(m), "root") }), ErrFormat},
+		"empty root key":    {edit(t, plain, func(m map[string]any) { signing(m)["root"] = "" }), ErrFormat},
+		"no root secret":    {edit(t, plain, func(m map[string]any) { delete(signing(m), "root_secret") }), ErrFormat},
+		"short root secret": {edit(t, plain, func(m map[string]any) { signing(m)["root_secret"] = "AAAA" }), ErrFormat},
+		"no signing key":    {edit(t, plain, func(m map[string]any) { delete(signing(m), "secret") }), ErrFormat},
+		"no certificate":    {edit(t, plain, func(m map[string]any) { delete(signing(m), "certificate") }), ErrOrigin},
+		"unknown signing":   {edit(t, plain, func(m map[string]any) { signing(m)["extra"] = 1 }), ErrFormat},
+		"short common key":  {edit(t, plain, func(m map[string]any) { m["common_key"] = "AAAA" }), ErrFormat},
+		"malformed group":   {edit(t, plain, func(m map[string]any) { m["groups"] = []any{map[string]any{"name": "b", "id_key": "AAAA"}} }), ErrFormat},
 		"no data keys":      {edit(t, plain, func(m map[string]any) { m["data_keys"] = nil }), ErrFormat},
 	} {
 		_, err := decodeBundle(c.data)
@@ -89,8 +115,8 @@ func TestMalformedBundlesAreRefusedWithoutQuotingThem(t *testing.T) {
 	}
 }
 
-func TestReservedSigningFieldIsAccepted(t *testing.T) {
-	plain, err := encodeBundle(generate(t))
+func TestSigningIsIgnoredInVersion1(t *testing.T) {
+	plain, err := encodeBundle(unsigned(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,21 +129,18 @@ func TestReservedSigningFieldIsAccepted(t *testing.T) {
 func FuzzDecodeBundle(f *testing.F) {
 	owner := generate(f)
 	for _, r := range []Role{Owner, Writer, Standby} {
-		b, err := owner.For(r)
-		if err != nil {
-			f.Fatal(err)
-		}
+		b := forRole(f, owner, r)
 		plain, err := encodeBundle(b)
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(plain)
-		f.Add([]byte(strings.Replace(string(plain), `"version":1`, `"version":2`, 1)))
+		f.Add([]byte(strings.Replace(string(plain), `"version":2`, `"version":1`, 1)))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		b, err := decodeBundle(data)
 		if err != nil {
-			if !errors.Is(err, ErrFormat) && !errors.Is(err, ErrVersion) {
+			if !errors.Is(err, ErrFormat) && !errors.Is(err, ErrVersion) && !errors.Is(err, ErrOrigin) {
 				t.Errorf("error of no kind: %v", err)
 			}
 			return

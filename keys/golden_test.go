@@ -71,7 +71,7 @@ func TestGoldenAgeFileIsOpened(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := Unwrap(readFile(t, "writer.age"), ids...)
+	got, err := Unwrap(readFile(t, "writer.age"), ids.Identities...)
 	if err != nil {
 		t.Fatal(err)
 	}

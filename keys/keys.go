@@ -1,16 +1,17 @@
-// Package keys holds the secrets of a repository: bundles of keys and the
-// roles they are cut down to, their wrapping for a person, and the sealing
-// and opening of what the other packages store.
+// Package keys holds the secrets of a repository: bundles of keys for roles
+// and trust groups, certified by the repository's root key, their wrapping
+// for a person, and the sealing, opening and signing of what the other
+// packages store.
 //
-// It does not know what it seals, does no I/O, and puts no secret into an
-// error or a String. repo opens a bundle with it and takes sealers and
-// openers from the bundle; cmd makes identities and reads passphrases.
+// It does not know what it seals, does no I/O (but for the plugins of age,
+// which are programs), and puts no secret into an error or a String. repo
+// opens a bundle with it and takes sealers and openers from the bundle; cmd
+// makes identities and reads passphrases.
 //
 // The formats and derivations are in docs/format.md, sections 2 and 5.
 package keys
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -32,6 +33,15 @@ var (
 	// ErrFormat says that a bundle, an identity file or an encapsulation is
 	// malformed.
 	ErrFormat = errors.New("malformed key material")
+	// ErrOrigin says that the repository's root key does not stand behind
+	// this, or that whoever it names has not signed it.
+	ErrOrigin = errors.New("not of certified origin")
+	// ErrForeign says that this belongs to a trust group whose keys the bundle
+	// does not hold.
+	ErrForeign = errors.New("of another trust group")
+	// ErrPlugin says that an identity or a recipient needs a plugin of age that
+	// is not installed.
+	ErrPlugin = errors.New("plugin of age not found")
 	// ErrVersion says that a newer program wrote this.
 	ErrVersion = errors.New("unknown version of key material")
 )
@@ -104,68 +114,26 @@ type KeyPair struct {
 
 // Bundle is the secrets of a repository, or what a role has of them. It is
 // not changed after it was made. It has no JSON form: Wrap writes it.
+//
+// A bundle of format version 1 has no Signing, its Common is its MetaKey, and
+// its group is the only one.
 type Bundle struct {
 	Role       Role
 	Repository string // the repository's ID
 	Name       string // for people: who has this bundle
 	Created    time.Time
-	ChunkKey   chunk.Key // K_id
-	MetaKey    Secret    // K_meta
-	DataKeys   []KeyPair // oldest first; the last is sealed to
-	WALKeys    []KeyPair // oldest first; the last is sealed to
+	Group      string    // the holder's trust group; "" is the first
+	ChunkKey   chunk.Key // K_id of the group
+	MetaKey    Secret    // K_meta of the group
+	Common     Secret    // K_common, which seals what all groups must read
+	DataKeys   []KeyPair // of the repository, oldest first; the last is sealed to
+	WALKeys    []KeyPair // of the group, oldest first; the last is sealed to
+	Others     []Group   // the other groups; Owner only
+	Signing    Signing
 }
 
-// Generate makes the keys of a new repository: an Owner's bundle.
-func Generate(repositoryID string) (*Bundle, error) {
-	if repositoryID == "" {
-		return nil, fmt.Errorf("generate keys: %w: no repository ID", ErrFormat)
-	}
-	b := &Bundle{Role: Owner, Repository: repositoryID, Created: time.Now().UTC().Truncate(time.Second)}
-	_, _ = rand.Read(b.ChunkKey[:]) // never fails: crypto/rand
-	_, _ = rand.Read(b.MetaKey[:])
-	data, err := generateKeyPair()
-	if err != nil {
-		return nil, fmt.Errorf("generate data key: %w", err)
-	}
-	wal, err := generateKeyPair()
-	if err != nil {
-		return nil, fmt.Errorf("generate WAL key: %w", err)
-	}
-	b.DataKeys, b.WALKeys = []KeyPair{data}, []KeyPair{wal}
-	return b, nil
-}
-
-// For is a copy of the bundle without the secrets that the role may not
-// have. It wraps ErrRole if b itself lacks what the role has.
-func (b *Bundle) For(role Role) (*Bundle, error) {
-	if !role.Valid() {
-		return nil, fmt.Errorf("make bundle: %w: unknown role %q", ErrFormat, string(role))
-	}
-	if role.opensData() && !b.Role.opensData() || role.opensWAL() && !b.Role.opensWAL() {
-		return nil, fmt.Errorf("make bundle of role %s from one of role %s: %w", role, b.Role, ErrRole)
-	}
-	c := *b
-	c.Role = role
-	c.DataKeys = copyKeys(b.DataKeys, role.opensData())
-	c.WALKeys = copyKeys(b.WALKeys, role.opensWAL())
-	return &c, nil
-}
-
-func copyKeys(keys []KeyPair, secrets bool) []KeyPair {
-	out := append([]KeyPair(nil), keys...)
-	if !secrets {
-		for i := range out {
-			out[i].Secret = Secret{}
-		}
-	}
-	return out
-}
-
-// IDKey is K_id, from which package chunk derives its keys.
+// IDKey is K_id of the bundle's own group, from which package chunk derives its keys.
 func (b *Bundle) IDKey() chunk.Key { return b.ChunkKey }
-
-// Meta seals and opens metadata with K_meta. Every role has it.
-func (b *Bundle) Meta() (*Meta, error) { return newMeta(b.MetaKey) }
 
 // DataSealer seals the chunks of one writing session to the newest data key.
 func (b *Bundle) DataSealer(repositoryID, sid string) (*Sealer, error) {
@@ -183,10 +151,17 @@ func (b *Bundle) DataOpener(repositoryID, sid string, encapsulation []byte) (*Op
 	return NewOpener(b.DataKeys, repositoryID, sid, encapsulation)
 }
 
-// WALOpener opens what a WALSealer of the same repository and session
-// sealed. Errors are those of NewOpener.
+// WALOpener opens what a WALSealer of the same repository and session, and
+// of any group of the bundle, sealed. Errors are those of NewOpener.
 func (b *Bundle) WALOpener(repositoryID, sid string, encapsulation []byte) (*Opener, error) {
-	return NewOpener(b.WALKeys, repositoryID, sid, encapsulation)
+	keys := b.WALKeys
+	if len(b.Others) > 0 {
+		keys = append([]KeyPair(nil), keys...)
+		for i := range b.Others {
+			keys = append(keys, b.Others[i].WALKeys...)
+		}
+	}
+	return NewOpener(keys, repositoryID, sid, encapsulation)
 }
 
 // String says whose bundle it is, without a secret.
@@ -199,9 +174,10 @@ func (*Bundle) MarshalJSON() ([]byte, error) {
 	return nil, errors.New("keys: a bundle is written only by Wrap")
 }
 
-// Validate checks the rules of the format and wraps ErrFormat: that the role
-// has exactly the secrets it may have, and that IDs, public keys and secrets
-// belong together.
+// Validate checks the rules of the format: that the role has exactly the
+// secrets it may have, that IDs, public keys and secrets belong together, and
+// that the certificate is of this bundle. It wraps ErrFormat, and ErrOrigin
+// where the certificate is at fault.
 func (b *Bundle) Validate() error {
 	switch {
 	case !b.Role.Valid():
@@ -212,11 +188,19 @@ func (b *Bundle) Validate() error {
 		return malformed("no chunk key")
 	case b.MetaKey.IsZero():
 		return malformed("no metadata key")
+	case b.Common.IsZero():
+		return malformed("no common key")
 	}
 	if err := validateKeys("data", b.DataKeys, b.Role.opensData()); err != nil {
 		return err
 	}
-	return validateKeys("WAL", b.WALKeys, b.Role.opensWAL())
+	if err := validateKeys("WAL", b.WALKeys, b.Role.opensWAL()); err != nil {
+		return err
+	}
+	if err := b.validateGroups(); err != nil {
+		return err
+	}
+	return b.validateSigning()
 }
 
 func validateKeys(what string, keys []KeyPair, secrets bool) error {

@@ -17,7 +17,7 @@ const testRepository = "0123456789abcdef0123456789abcdef"
 
 func generate(t testing.TB) *Bundle {
 	t.Helper()
-	b, err := Generate(testRepository)
+	b, err := Generate(testRepository, "the owner")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func generate(t testing.TB) *Bundle {
 
 func forRole(t testing.TB, b *Bundle, r Role) *Bundle {
 	t.Helper()
-	c, err := b.For(r)
+	c, err := b.Issue(IssueOptions{Name: "a " + string(r), Role: r, Group: b.Group, Clusters: []string{AnyCluster}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,12 +38,24 @@ func forRole(t testing.TB, b *Bundle, r Role) *Bundle {
 
 // secrets are all secret bytes of a bundle.
 func secrets(b *Bundle) [][]byte {
-	out := [][]byte{b.ChunkKey[:], b.MetaKey[:]}
-	for _, k := range append(append([]KeyPair(nil), b.DataKeys...), b.WALKeys...) {
-		if !k.Secret.IsZero() {
-			out = append(out, append([]byte(nil), k.Secret[:]...))
+	out := [][]byte{b.Common[:]}
+	add := func(s Secret) {
+		if !s.IsZero() {
+			out = append(out, s[:])
 		}
 	}
+	for _, k := range b.DataKeys {
+		add(k.Secret)
+	}
+	for _, g := range b.Groups() {
+		out = append(out, g.ChunkKey[:])
+		add(g.MetaKey)
+		for _, k := range g.WALKeys {
+			add(k.Secret)
+		}
+	}
+	add(b.Signing.Secret)
+	add(b.Signing.RootSecret)
 	return out
 }
 
@@ -82,11 +94,11 @@ func TestEachRoleOpensExactlyWhatItMay(t *testing.T) {
 	for _, c := range []struct {
 		role          Role
 		data, wal     bool
-		secretsInJSON int // how many "secret" fields the bundle has
+		secretsInJSON int // how many "secret" fields the bundle has: one is the signing key
 	}{
-		{Owner, true, true, 2},
-		{Writer, false, false, 0},
-		{Standby, false, true, 1},
+		{Owner, true, true, 3},
+		{Writer, false, false, 1},
+		{Standby, false, true, 2},
 	} {
 		b := forRole(t, owner, c.role)
 		if _, err := b.DataOpener(testRepository, "s1", data.Encapsulation()); (err == nil) != c.data {
@@ -121,23 +133,24 @@ func TestEachRoleOpensExactlyWhatItMay(t *testing.T) {
 	}
 }
 
-func TestRolesAreOnlyCutDown(t *testing.T) {
+func TestOnlyAnOwnerIssuesBundles(t *testing.T) {
 	owner := generate(t)
-	for from, allowed := range map[Role]string{
-		Owner: "owner writer standby", Writer: "writer", Standby: "writer standby",
-	} {
+	for _, from := range []Role{Writer, Standby} {
 		b := forRole(t, owner, from)
 		for _, to := range []Role{Owner, Writer, Standby} {
-			_, err := b.For(to)
-			if want := strings.Contains(allowed, string(to)); (err == nil) != want {
-				t.Errorf("%s to %s: %v", from, to, err)
-			} else if !want && !errors.Is(err, ErrRole) {
+			if _, err := b.Issue(IssueOptions{Name: "x", Role: to, Clusters: []string{AnyCluster}}); !errors.Is(err, ErrRole) {
 				t.Errorf("%s to %s: %v", from, to, err)
 			}
 		}
-	}
-	if _, err := owner.For("root"); !errors.Is(err, ErrFormat) {
-		t.Errorf("unknown role: %v", err)
+		if _, err := b.AddGroup("x"); !errors.Is(err, ErrRole) {
+			t.Errorf("%s adds a group: %v", from, err)
+		}
+		if _, err := b.RotateData(); !errors.Is(err, ErrRole) {
+			t.Errorf("%s rotates: %v", from, err)
+		}
+		if _, err := b.Certify("entry", nil); !errors.Is(err, ErrRole) {
+			t.Errorf("%s certifies: %v", from, err)
+		}
 	}
 	if err := owner.Validate(); err != nil {
 		t.Errorf("making bundles of other roles changed the owner's: %v", err)
@@ -151,13 +164,16 @@ func TestBundleShowsNoSecret(t *testing.T) {
 	}
 	// %p of a value, which fmt lets no type answer and vet refuses, is left out.
 	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t"} {
-		for _, v := range []any{b, *b, b.DataKeys, b.DataKeys[0], &b.DataKeys[0], b.MetaKey, &b.MetaKey, b.ChunkKey} {
+		for _, v := range []any{
+			b, *b, b.DataKeys, b.DataKeys[0], &b.DataKeys[0], b.MetaKey, &b.MetaKey, b.ChunkKey,
+			b.Signing, &b.Signing, b.Groups(), b.Groups()[0], b.Certificate(), *b.Certificate(),
+		} {
 			if leaks(fmt.Sprintf(format, v), b) {
 				t.Errorf("%s of %T shows a secret", format, v)
 			}
 		}
 	}
-	for _, v := range []any{b, *b, b.DataKeys[0], b.MetaKey, b.ChunkKey} {
+	for _, v := range []any{b, *b, b.DataKeys[0], b.MetaKey, b.ChunkKey, b.Signing, b.Groups()} {
 		if text, err := json.Marshal(v); err == nil {
 			t.Errorf("%T has a JSON form: %d bytes", v, len(text))
 		}
@@ -176,10 +192,10 @@ func TestGeneratedKeysAreNeverTheSame(t *testing.T) {
 		}
 		seen[string(s)] = true
 	}
-	if len(seen) != 8 {
+	if len(seen) != 14 {
 		t.Errorf("%d secrets in two bundles", len(seen))
 	}
-	if _, err := Generate(""); !errors.Is(err, ErrFormat) {
+	if _, err := Generate("", "owner"); !errors.Is(err, ErrFormat) {
 		t.Errorf("bundle without a repository: %v", err)
 	}
 }
@@ -223,14 +239,13 @@ func TestAfterRotationTheNewestKeySealsAndAllOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fresh, err := generateKeyPair()
-	if err != nil {
+	if b, err = b.RotateData(); err != nil {
 		t.Fatal(err)
 	}
-	b.DataKeys = append(b.DataKeys, fresh)
 	if err := b.Validate(); err != nil {
 		t.Fatal(err)
 	}
+	fresh := b.DataKeys[1]
 	s, err := b.DataSealer(testRepository, "new")
 	if err != nil {
 		t.Fatal(err)

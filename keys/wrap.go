@@ -40,33 +40,52 @@ func Wrap(b *Bundle, recipients ...age.Recipient) ([]byte, error) {
 }
 
 // Unwrap opens a wrapped bundle with the first identity that fits. It wraps
-// ErrLocked if none does (or none was given), ErrDamaged if the bytes are no
-// age file or were changed, ErrFormat or ErrVersion if what was in them is
-// no bundle of this program.
+// ErrLocked if none does (or none was given, or the plugin or the SSH key of
+// one failed), ErrDamaged if the bytes are no age file or were changed,
+// ErrFormat or ErrVersion if what was in them is no bundle of this program,
+// and ErrOrigin if its certificate is not for it, or not for who opened it.
 //
 // That a bundle opens proves that whoever made it knew the recipient's
-// public key, no more: repo compares its repository with the config.
+// public key, no more, unless CheckRoot knows the repository's root key from
+// elsewhere: repo does that, and compares its repository with the config.
 func Unwrap(data []byte, identities ...age.Identity) (*Bundle, error) {
-	if len(identities) == 0 {
-		return nil, fmt.Errorf("unwrap key bundle: %w", ErrLocked)
-	}
-	r, err := age.Decrypt(bytes.NewReader(data), identities...)
-	if err != nil {
+	var failed error
+	for _, id := range quietFirst(identities) {
+		plain, err := decrypt(data, id)
 		var no *age.NoIdentityMatchError
-		if errors.As(err, &no) {
-			return nil, fmt.Errorf("unwrap key bundle: %w", ErrLocked)
+		switch {
+		case err == nil:
+			b, err := decodeBundle(plain)
+			if err == nil {
+				err = b.checkHolder(id)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("unwrap key bundle: %w", err)
+			}
+			return b, nil
+		case errors.As(err, &no):
+		case !errors.Is(err, ErrLocked):
+			return nil, fmt.Errorf("unwrap key bundle: %w: %w", ErrDamaged, err)
+		case failed == nil:
+			failed = err
+		default:
+			failed = fmt.Errorf("%w; %w", failed, err)
 		}
-		return nil, fmt.Errorf("unwrap key bundle: %w: %w", ErrDamaged, err)
 	}
-	plain, err := io.ReadAll(io.LimitReader(r, maxBundle+1))
+	if failed == nil {
+		failed = ErrLocked
+	}
+	return nil, fmt.Errorf("unwrap key bundle: %w", failed)
+}
+
+// decrypt tries one identity, so that one that cannot be asked (a token that
+// is not there) does not keep the next from being tried.
+func decrypt(data []byte, id age.Identity) ([]byte, error) {
+	r, err := age.Decrypt(bytes.NewReader(data), id)
 	if err != nil {
-		return nil, fmt.Errorf("unwrap key bundle: %w: %w", ErrDamaged, err)
+		return nil, err
 	}
-	b, err := decodeBundle(plain)
-	if err != nil {
-		return nil, fmt.Errorf("unwrap key bundle: %w", err)
-	}
-	return b, nil
+	return io.ReadAll(io.LimitReader(r, maxBundle+1))
 }
 
 // GenerateIdentity makes a post-quantum age identity: the text of its file,
@@ -78,50 +97,12 @@ func GenerateIdentity() (fileText []byte, recipient age.Recipient, err error) {
 		return nil, nil, fmt.Errorf("generate identity: %w", err)
 	}
 	var t strings.Builder
-	t.WriteString("# pgtrove identity file. Whoever has it can open the repository.\n")
-	t.WriteString("# Without it (and without another key) the backups are lost: keep a copy elsewhere.\n")
+	t.WriteString("# pgtrove identity file. Whoever has it can do what its key may; an owner's opens every backup.\n")
+	t.WriteString("# If no owner's is left the backups are lost: keep a copy of an owner's elsewhere.\n")
 	fmt.Fprintf(&t, "# created: %s\n", time.Now().UTC().Format(time.RFC3339))
 	fmt.Fprintf(&t, "# public key: %s\n", id.Recipient())
 	fmt.Fprintf(&t, "%s\n", id)
 	return []byte(t.String()), id.Recipient(), nil
-}
-
-// ParseIdentityFile reads the identities of an age identity file: one per
-// line, post-quantum or X25519, among comments and empty lines. It wraps
-// ErrFormat, without quoting the file.
-func ParseIdentityFile(text []byte) ([]age.Identity, error) {
-	var ids []age.Identity
-	for i, line := range strings.Split(string(text), "\n") {
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		id, err := parseIdentity(line)
-		if err != nil {
-			return nil, fmt.Errorf("read identity file: line %d: %w", i+1, err)
-		}
-		ids = append(ids, id)
-	}
-	if len(ids) == 0 {
-		return nil, fmt.Errorf("read identity file: %w: no identity in it", ErrFormat)
-	}
-	return ids, nil
-}
-
-// parseIdentity does not pass on age's errors: some quote characters of what
-// may be a mistyped secret.
-func parseIdentity(line string) (age.Identity, error) {
-	switch {
-	case strings.HasPrefix(line, "AGE-SECRET-KEY-PQ-1"):
-		if id, err := age.ParseHybridIdentity(line); err == nil {
-			return id, nil
-		}
-	case strings.HasPrefix(line, "AGE-SECRET-KEY-1"):
-		if id, err := age.ParseX25519Identity(line); err == nil {
-			return id, nil
-		}
-	}
-	return nil, fmt.Errorf("%w: no age identity", ErrFormat)
 }
 
 // Passphrase makes the two sides of a passphrase. Both take about a second

@@ -16,11 +16,11 @@ func newIdentity(t testing.TB) (age.Identity, age.Recipient) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids, err := ParseIdentityFile(text)
-	if err != nil || len(ids) != 1 {
-		t.Fatalf("%d identities, %v", len(ids), err)
+	file, err := ParseIdentityFile(text)
+	if err != nil || len(file.Identities) != 1 || file.Root != nil {
+		t.Fatalf("%+v, %v", file, err)
 	}
-	return ids[0], recipient
+	return file.Identities[0], recipient
 }
 
 func wrap(t testing.TB, b *Bundle, r ...age.Recipient) []byte {
@@ -70,7 +70,7 @@ func TestOldIdentitiesAreAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Unwrap(wrap(t, generate(t), x.Recipient()), ids...); err != nil {
+	if _, err := Unwrap(wrap(t, generate(t), x.Recipient()), ids.Identities...); err != nil {
 		t.Error(err)
 	}
 }
@@ -264,9 +264,9 @@ func FuzzParseIdentityFile(f *testing.F) {
 	f.Add(text)
 	f.Add([]byte("AGE-SECRET-KEY-1"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		ids, err := ParseIdentityFile(text)
-		if (err == nil) != (len(ids) > 0) {
-			t.Errorf("%d identities, %v", len(ids), err)
+		file, err := ParseIdentityFile(text)
+		if (err == nil) != (file != nil && len(file.Identities) > 0) {
+			t.Errorf("%+v, %v", file, err)
 		}
 	})
 }

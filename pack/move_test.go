@@ -97,7 +97,7 @@ func move(t *testing.T, b *Builder, object []byte, o Opener, aad string, keep fu
 }
 
 func TestMovedChunksOpenWithTheKeysOfTheirSessions(t *testing.T) {
-	bundle, err := keys.Generate(testRepository)
+	bundle, err := keys.Generate(testRepository, "owner")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pgtrove/pgtrove/storage"
@@ -18,7 +19,7 @@ type InitError struct {
 	// MayExist: the repository may be there all the same, now or in a moment: it is not known what became of the last request. What opens it must
 	// not be thrown away.
 	MayExist bool
-	Left     string // the key of the bundle that is left, or may be; "": none. Another Init does not mind it
+	Left     string // the keys of what is left of bundles, or may be, with a space between two; "": none. Another Init does not mind it
 	Err      error
 }
 
@@ -49,20 +50,24 @@ func noConfig(ctx context.Context, store storage.Store, text []byte, err error) 
 	return e
 }
 
-// abandon takes away the bundle that an Init has put, if nothing can need it, and completes its error. It also works when the caller has given up,
+// abandon takes away the bundles that an Init has put, and the records of them, if nothing can need them, and completes its error. It also works when the caller has given up,
 // and does not try where nobody answers.
-func abandon(ctx context.Context, store storage.Store, key string, e *InitError) error {
+func abandon(ctx context.Context, store storage.Store, put []string, e *InitError) error {
 	if e.MayExist || errors.Is(e.Err, storage.ErrUnreachable) {
-		e.Left = key
+		e.Left = strings.Join(put, " ")
 		return e
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
 	defer cancel()
-	if store.Delete(ctx, key) == nil {
-		return e
+	var left []string
+	for _, key := range put {
+		if store.Delete(ctx, key) == nil {
+			continue
+		}
+		if _, err := store.Get(ctx, key, storage.Range{Len: 1}, nil); !errors.Is(err, storage.ErrNotExist) {
+			left = append(left, key)
+		}
 	}
-	if _, err := store.Get(ctx, key, storage.Range{Len: 1}, nil); !errors.Is(err, storage.ErrNotExist) {
-		e.Left = key
-	}
+	e.Left = strings.Join(left, " ")
 	return e
 }

@@ -29,15 +29,15 @@ func TestAFailedInitLeavesNothingThatASecondOneMinds(t *testing.T) {
 		"the bundle never arrives":           {keysPrefix, fault.Action{Before: unreachable}, false, false, false, 0, nil},
 		"the bundle's answer is lost":        {keysPrefix, fault.Action{After: unreachable}, false, false, false, 1, nil},
 		"config is refused":                  {configKey, fault.Action{Before: denied}, false, false, false, 0, nil},
-		"and nothing may be deleted":         {configKey, fault.Action{Before: denied}, true, false, false, 1, nil},
-		"config never arrives":               {configKey, fault.Action{Before: unreachable}, false, false, true, 1, nil},
-		"config arrives, its answer is lost": {configKey, fault.Action{After: unreachable}, false, false, true, 2, ErrExists},
+		"and nothing may be deleted":         {configKey, fault.Action{Before: denied}, true, false, false, 2, nil},
+		"config never arrives":               {configKey, fault.Action{Before: unreachable}, false, false, true, 2, nil},
+		"config arrives, its answer is lost": {configKey, fault.Action{After: unreachable}, false, false, true, 3, ErrExists},
 		// As the storage says of the second request when the first one's answer was lost.
-		"config arrives, and is locked":                {configKey, fault.Action{After: denied}, true, false, true, 2, ErrExists},
-		"config arrives, and the storage is full":      {configKey, fault.Action{After: storage.ErrFull}, false, false, true, 2, ErrExists},
-		"config arrives, and the name is taken":        {configKey, fault.Action{After: storage.ErrExist}, false, false, true, 2, ErrExists},
-		"config is refused, and whether it is there":   {configKey, fault.Action{Before: denied}, false, true, true, 1, nil},
-		"config arrives, and whether it is, is hidden": {configKey, fault.Action{After: denied}, false, true, true, 2, ErrExists},
+		"config arrives, and is locked":                {configKey, fault.Action{After: denied}, true, false, true, 3, ErrExists},
+		"config arrives, and the storage is full":      {configKey, fault.Action{After: storage.ErrFull}, false, false, true, 3, ErrExists},
+		"config arrives, and the name is taken":        {configKey, fault.Action{After: storage.ErrExist}, false, false, true, 3, ErrExists},
+		"config is refused, and whether it is there":   {configKey, fault.Action{Before: denied}, false, true, true, 2, nil},
+		"config arrives, and whether it is, is hidden": {configKey, fault.Action{After: denied}, false, true, true, 3, ErrExists},
 	} {
 		t.Run(name, func(t *testing.T) {
 			below := mem.New(nil)
@@ -85,7 +85,7 @@ func TestAnInitThatIsInterruptedKeepsWhatMayOpenTheRepository(t *testing.T) {
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
 	var failed *InitError
-	if _, err = Init(ctx, s, id.Recipient(), time.Now()); !errors.As(err, &failed) || !failed.MayExist || len(list(t, below, keysPrefix)) != 1 {
+	if _, err = Init(ctx, s, id.Recipient(), time.Now()); !errors.As(err, &failed) || !failed.MayExist || len(list(t, below, keysPrefix)) != 2 {
 		t.Errorf("%v", err)
 	}
 }
@@ -116,7 +116,7 @@ func twoInits(t *testing.T, says error) {
 	if _, err := Init(t.Context(), s, slow.Recipient(), time.Now()); !errors.Is(err, ErrExists) || !errors.As(err, &failed) || failed.MayExist {
 		t.Errorf("%v", err)
 	}
-	if n := list(t, below, keysPrefix); len(n) != 1 {
+	if n := list(t, below, keysPrefix); len(n) != 2 {
 		t.Errorf("left: %v", n)
 	}
 	if _, err := Open(t.Context(), below, fast); err != nil {

@@ -95,12 +95,14 @@ func (r *Repo) PutArchive(ctx context.Context, key string, header, content []byt
 		return 0, fmt.Errorf("write %s: %w", key, err)
 	}
 	// Whether the name was taken or the answer to our own write was lost: what counts is what stands there now.
-	there, _, readErr := r.archiveHeader(ctx, key)
+	there, o, readErr := r.archiveHeader(ctx, key)
 	switch {
 	case errors.Is(readErr, storage.ErrNotExist):
 		return 0, fmt.Errorf("write %s: %w", key, err)
 	case readErr != nil:
 		return 0, fmt.Errorf("write %s: %w", key, inDispute(err, readErr))
+	case o.at > 0:
+		h = there.of(o.hasher(), content)
 	case there.version == archiveOfContent:
 		h.mac = w.hasher.StreamID(content)
 	}
@@ -117,23 +119,27 @@ func (h archiveHeader) same(other archiveHeader) bool {
 
 // SameArchive says whether the archive file under key has that content, without opening any of it. Errors: storage.ErrNotExist, ErrDamaged.
 func (r *Repo) SameArchive(ctx context.Context, key string, content []byte) (bool, error) {
-	there, _, err := r.archiveHeader(ctx, key)
+	there, o, err := r.archiveHeader(ctx, key)
 	if err != nil {
 		return false, err
 	}
-	hasher := chunk.NewHasher(r.IDKey())
-	h := archiveHeader{size: uint64(len(content))}
-	if there.version == archiveOfContent {
-		h.mac = hasher.StreamID(content)
-		return there.same(h), nil
+	return there.same(there.of(o.hasher(), content)), nil
+}
+
+// of is the header, of the same version, that names content as hasher does.
+func (h archiveHeader) of(hasher *chunk.Hasher, content []byte) archiveHeader {
+	other := archiveHeader{version: h.version, size: uint64(len(content))}
+	if h.version == archiveOfContent {
+		other.mac = hasher.StreamID(content)
+		return other
 	}
 	var ids []byte
 	for block := range slices.Chunk(content, archiveBlock) {
 		id := hasher.StreamID(block)
 		ids = append(ids, id[:]...)
 	}
-	h.mac = hasher.StreamID(ids)
-	return there.same(h), nil
+	other.mac = hasher.StreamID(ids)
+	return other
 }
 
 // archiver is what it takes to make an archive file, for one goroutine at a time. It is kept for the next one, with the memory of the object.
@@ -204,8 +210,8 @@ func (r *Repo) ArchiveHeader(ctx context.Context, key string) ([]byte, int64, er
 	return h.user, int64(h.size), err
 }
 
-func (r *Repo) archiveHeader(ctx context.Context, key string) (archiveHeader, *pack.Directory, error) {
-	dir, err := r.readDirectory(ctx, key, r.packAAD(key))
+func (r *Repo) archiveHeader(ctx context.Context, key string) (archiveHeader, *packOpener, error) {
+	dir, _, o, err := r.readEnd(ctx, key, r.packAAD(key))
 	if err != nil {
 		return archiveHeader{}, nil, err
 	}
@@ -213,7 +219,7 @@ func (r *Repo) archiveHeader(ctx context.Context, key string) (archiveHeader, *p
 	if err != nil {
 		return h, nil, fmt.Errorf("%s: %w", key, err)
 	}
-	return h, dir, nil
+	return h, o, nil
 }
 
 // Recycle lets a later GetArchive use the memory of a content that it returned, and that nobody needs any more.
@@ -234,7 +240,7 @@ func (r *Repo) GetArchive(ctx context.Context, key string) (header, content []by
 		return nil, nil, fmt.Errorf("read %s: %w", key, err)
 	}
 	defer r.objects.Put(&object)
-	dir, err := pack.OpenDirectory(object, int64(len(object)), r.meta, r.packAAD(key))
+	dir, o, err := r.openDirectory(object, int64(len(object)), r.packAAD(key))
 	if err != nil {
 		return nil, nil, asDamage(key, err)
 	}
@@ -261,7 +267,7 @@ func (r *Repo) GetArchive(ctx context.Context, key string) (header, content []by
 	if h.version == archiveOfContent {
 		digested = content
 	}
-	if uint64(len(content)) != h.size || chunk.NewHasher(r.IDKey()).StreamID(digested) != h.mac {
+	if uint64(len(content)) != h.size || o.hasher().StreamID(digested) != h.mac {
 		return nil, nil, fmt.Errorf("%w: %s does not match its header", ErrDamaged, key)
 	}
 	return bytes.Clone(h.user), content, nil

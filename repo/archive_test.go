@@ -63,7 +63,7 @@ func TestTheSameArchiveFileAgainSucceedsAndAnotherIsRefused(t *testing.T) {
 func TestAWriterRecognisesItsArchiveFileWithoutOpeningIt(t *testing.T) {
 	f := newFixture(t)
 	r := f.open(t, f.store)
-	writer, err := r.bundle.For(keys.Writer)
+	writer, err := r.bundle.Issue(keys.IssueOptions{Name: "writer", Role: keys.Writer, Clusters: []string{keys.AnyCluster}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/pgtrove/pgtrove/index"
@@ -15,10 +16,9 @@ const shardChunks = 100_000
 
 // writeBase makes the index of everything that is resolved, less the sweep (P6). It is kept in shards: one that loses nothing is
 // named again as it is, so that a run costs what changed, here and in every host's cache. New ones stand under a nonce, since another
-// run may be writing the same number's base.
+// run may be writing the same number's base. Each is of one trust group, and made of what that group's segments say.
 func (p *pruner) writeBase(ctx context.Context) error {
-	b := &baseWriter{pruner: p, prefix: fmt.Sprintf("%s%0*d/%s-", basePrefix, gcDigits, p.run.Number, newNonce()),
-		named: map[string]bool{}, sweep: map[string]bool{}, packs: index.NewSplitter(shardChunks)}
+	b := p.newBaseWriter()
 	for _, key := range p.run.Sweep {
 		b.sweep[key] = true
 	}
@@ -31,7 +31,7 @@ func (p *pruner) writeBase(ctx context.Context) error {
 			return fmt.Errorf("write base: %w", p.orOvertaken(ctx, err))
 		}
 	}
-	return b.put(ctx, b.packs.Rest())
+	return b.rest(ctx)
 }
 
 // orOvertaken is err, unless something is missing because a newer run has moved it: then ErrOvertaken.
@@ -71,14 +71,34 @@ func (p *pruner) coveredSegments() (names []string) {
 type baseWriter struct {
 	*pruner
 	prefix string
-	named  map[string]bool // packs that a shard has
 	sweep  map[string]bool
-	packs  *index.Splitter
+	groups map[string]*groupBase
 	shards int
+}
+
+// groupBase is what one trust group's shards are made of.
+type groupBase struct {
+	named map[string]bool // packs that a shard has
+	packs *index.Splitter
+}
+
+func (p *pruner) newBaseWriter() *baseWriter {
+	return &baseWriter{pruner: p, prefix: fmt.Sprintf("%s%0*d/%s-", basePrefix, gcDigits, p.run.Number, newNonce()),
+		sweep: map[string]bool{}, groups: map[string]*groupBase{}}
+}
+
+func (b *baseWriter) of(group string) *groupBase {
+	g := b.groups[group]
+	if g == nil {
+		g = &groupBase{named: map[string]bool{}, packs: index.NewSplitter(shardChunks)}
+		b.groups[group] = g
+	}
+	return g
 }
 
 // shard is what the index says of one that exists.
 type shard struct {
+	group   string
 	keys    []string // of its packs
 	indexed int      // bytes, about
 	loses   bool     // a pack
@@ -91,22 +111,21 @@ func (s *shard) small(chunks int) bool {
 
 // keep names the shards again that stay as they are, and returns those to be written anew: they lose a pack, or are small.
 func (b *baseWriter) keep() (rewrite []string, err error) {
-	loaded := b.view.cache.Loaded()
+	cached := b.view.cached()
 	shards := make(map[uint32]*shard, len(b.last.Bases))
 	for _, ref := range b.last.Bases {
-		number, ok := loaded[ref.Key]
-		if !ok {
+		c, ok := cached[ref.Key]
+		if !ok || c.foreign {
 			return nil, fmt.Errorf("%w: %s is not in the index", ErrMissing, ref.Key)
 		}
-		shards[number] = &shard{}
+		shards[c.number] = &shard{group: c.group}
 	}
 	if err := b.view.cache.Packs(func(n uint32) bool { return shards[n] != nil }, func(h index.Held) error {
-		goes := b.goes(h.Key)
 		for _, number := range h.Segments {
 			if s := shards[number]; s != nil {
 				s.keys = append(s.keys, h.Key)
 				s.indexed += h.Indexed
-				s.loses = s.loses || goes
+				s.loses = s.loses || b.goes(s.group, h.Key)
 			}
 		}
 		return nil
@@ -114,57 +133,70 @@ func (b *baseWriter) keep() (rewrite []string, err error) {
 		return nil, err
 	}
 	for _, ref := range b.last.Bases {
-		s := shards[loaded[ref.Key]]
+		s := shards[cached[ref.Key].number]
 		if s.loses || s.small(ref.Chunks) {
 			rewrite = append(rewrite, ref.Key)
 			continue
 		}
 		for _, key := range s.keys {
-			b.named[key] = true
+			b.of(s.group).named[key] = true
 		}
 		b.run.Bases = append(b.run.Bases, ref)
 	}
 	return rewrite, nil
 }
 
-// goes says whether the index has no use for a pack any more: it is deleted, or was lost and nobody needs it.
-func (b *baseWriter) goes(key string) bool {
+// goes says whether a group's index has no use for a pack any more: it is deleted, or was lost and nobody needs it.
+func (b *baseWriter) goes(group, key string) bool {
 	_, there := b.fresh[key]
-	k := b.survey.byKey[key]
+	k := b.surveyed(group, key)
 	return b.sweep[key] || !there && k != nil && k.alive == 0 && len(b.report.Damage) == 0
 }
 
 // take adds the packs of a segment.
 func (b *baseWriter) take(ctx context.Context, name string) error {
-	s, err := b.segment(ctx, name)
+	s, group, err := b.segment(ctx, name)
 	if err != nil {
 		return err
 	}
+	g := b.of(group)
 	for i := range s.Packs {
 		k := &s.Packs[i]
-		if b.named[k.Key] || b.goes(k.Key) {
+		if g.named[k.Key] || b.goes(group, k.Key) {
 			continue
 		}
-		b.named[k.Key] = true
-		if full := b.packs.Add(*k); full != nil {
-			if err := b.put(ctx, full); err != nil {
-				return err
-			}
+		g.named[k.Key] = true
+		if err := b.put(ctx, group, g.packs.Add(*k)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rest writes what is left over.
+func (b *baseWriter) rest(ctx context.Context) error {
+	for _, group := range slices.Sorted(maps.Keys(b.groups)) {
+		if err := b.put(ctx, group, b.groups[group].packs.Rest()); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // put writes a shard, unless it is nil.
-func (b *baseWriter) put(ctx context.Context, s *index.Segment) error {
-	if s == nil {
+func (b *baseWriter) put(ctx context.Context, group string, s *index.Segment) error {
+	if s == nil || b.o.DryRun {
 		return nil
 	}
-	ref := baseRef{Key: fmt.Sprintf("%s%d", b.prefix, b.shards)}
+	as, err := b.as(group)
+	if err != nil {
+		return err
+	}
+	ref := baseRef{Key: fmt.Sprintf("%s%d", b.prefix, b.shards), Group: as.baseTag()}
 	for i := range s.Packs {
 		ref.Chunks += len(s.Packs[i].Entries)
 	}
-	if err := b.putSegment(ctx, ref.Key, s); err != nil {
+	if err := as.putSegment(ctx, ref.Key, s); err != nil {
 		return err
 	}
 	b.run.Bases = append(b.run.Bases, ref)

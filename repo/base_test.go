@@ -36,7 +36,7 @@ func TestShardsOfTheBaseStayWithinTheBoundsOfASegment(t *testing.T) {
 	for _, p := range tinyPacks(0, 2*each+10+more).Packs {
 		all[p.Key] = p.Size
 	}
-	p := &pruner{Repo: r, report: &PruneReport{}, fresh: all, survey: &survey{}, view: &View{repo: r, cache: cache},
+	p := &pruner{Repo: r, report: &PruneReport{}, fresh: all, view: &View{repo: r, cache: cache},
 		last: &gcRun{}, run: &gcRun{Number: 2, Sweep: []string{"packs/s/50000"}, resolved: map[string]bool{"s": true}},
 		index: &listing{names: []string{"index/s/1"}, sessions: map[string]bool{"s": true}}}
 	for name, s := range map[string]*index.Segment{
@@ -57,7 +57,7 @@ func TestShardsOfTheBaseStayWithinTheBoundsOfASegment(t *testing.T) {
 	var sizes []int
 	found := map[string]bool{}
 	for _, ref := range p.run.Bases {
-		s, err := r.segment(ctx, ref.Key)
+		s, _, err := r.segment(ctx, ref.Key)
 		must(t, err)
 		if ref.Chunks != len(s.Packs) {
 			t.Errorf("%s has %d chunks, and is said to have %d", ref.Key, len(s.Packs), ref.Chunks)

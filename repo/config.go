@@ -3,17 +3,15 @@ package repo
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
-
-	"filippo.io/age"
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/keys"
@@ -42,6 +40,8 @@ var (
 	ErrMissing = errors.New("missing object")
 	// ErrConflict says that an archive file is stored already, with other content.
 	ErrConflict = errors.New("stored already with different content")
+	// ErrOrigin is keys.ErrOrigin: nobody whom the repository's root key stands behind has made this, or nobody who may.
+	ErrOrigin = keys.ErrOrigin
 	// ErrFenced says that a session was ended by someone else before it could commit.
 	ErrFenced = errors.New("session was fenced")
 )
@@ -117,129 +117,13 @@ type Repo struct {
 	open   openers
 
 	opening Opening
+	entry   string // whose bundle it is; "" where that is not known
+	number  int    // and which of its bundles; 0 likewise
+	ring    ringOf
 
 	archivers sync.Pool // of *archiver
 	objects   sync.Pool // of *[]byte: archive files as stored
 	contents  sync.Pool // and their contents
-}
-
-// Check says whether a new repository can be made in store: ErrExists, ErrNotEmpty, or nil. What a failed Init or a self-test had to leave does not
-// count: no more than test objects, and key bundles without a config.
-func Check(ctx context.Context, store storage.Store) error {
-	errFound := errors.New("found")
-	found := ""
-	err := store.List(ctx, "", func(i storage.Info) error {
-		switch {
-		case i.Key == configKey:
-			return ErrExists
-		case found != "" && i.Key > configKey:
-			return errFound // there is no config: it would have come before
-		case !strings.HasPrefix(i.Key, storage.SelfTestPrefix) && !strings.HasPrefix(i.Key, keysPrefix):
-			found = i.Key
-		}
-		return nil
-	})
-	switch {
-	case err != nil && !errors.Is(err, errFound):
-		return err
-	case found == "":
-		return nil
-	}
-	return fmt.Errorf("%w: holds %s and maybe more", ErrNotEmpty, found)
-}
-
-// Init makes a repository whose owner bundle is sealed to recipient. The config object is written last: before it is
-// there, nothing takes the place for a repository.
-func Init(ctx context.Context, store storage.Store, recipient age.Recipient, now time.Time) (*Repo, error) {
-	return InitWith(ctx, store, recipient, now, InitOptions{})
-}
-
-// InitOptions are what the config of a new repository says besides.
-type InitOptions struct {
-	Storage        *StorageTest // nil: nobody tested it
-	ObjectLockDays int          // Params.ObjectLockDays
-}
-
-// InitWith is Init with options. Errors: those of Check, ErrExists also where another Init was faster; *InitError where the storage failed.
-func InitWith(ctx context.Context, store storage.Store, recipient age.Recipient, now time.Time, o InitOptions) (*Repo, error) {
-	if err := Check(ctx, store); err != nil {
-		return nil, err
-	}
-	id := make([]byte, 16)
-	_, _ = rand.Read(id) // never fails (crypto/rand)
-	c := Config{Version: FormatVersion, ID: hex.EncodeToString(id), Created: now.UTC().Truncate(time.Second), Params: defaultParams, Storage: o.Storage}
-	c.Params.ObjectLockDays = o.ObjectLockDays
-	bundle, err := keys.Generate(c.ID)
-	if err != nil {
-		return nil, fmt.Errorf("make keys: %w", err)
-	}
-	wrapped, err := keys.Wrap(bundle, recipient)
-	if err != nil {
-		return nil, fmt.Errorf("seal key bundle: %w", err)
-	}
-	text, err := c.marshal()
-	if err != nil {
-		return nil, err
-	}
-	r, err := newOpened(store, c, bundle, Opening{Config: text, Bundle: wrapped}) // while nothing is there: nothing fails once config is
-	if err != nil {
-		return nil, err
-	}
-	key := keysPrefix + newID()
-	if err := store.Put(ctx, key, wrapped); err != nil {
-		return nil, abandon(ctx, store, key, &InitError{Err: fmt.Errorf("write key bundle: %w", err)})
-	}
-	if err := ctx.Err(); err != nil { // config is not asked for yet, so that it is certain that it is not there
-		return nil, abandon(ctx, store, key, &InitError{Err: fmt.Errorf("write config: %w", err)})
-	}
-	if err := store.Put(ctx, configKey, text); err != nil {
-		return nil, abandon(ctx, store, key, noConfig(ctx, store, text, err))
-	}
-	return r, nil
-}
-
-// Open opens the repository in store with whatever bundle one of the identities fits. keys.ErrLocked: none does.
-func Open(ctx context.Context, store storage.Store, ids ...age.Identity) (*Repo, error) {
-	var o Opening
-	var err error
-	if o.Config, err = readConfig(ctx, store); err != nil {
-		return nil, err
-	}
-	c, err := parseConfig(o.Config)
-	if err != nil {
-		return nil, err
-	}
-	var bundle *keys.Bundle
-	foreign := ""
-	err = store.List(ctx, keysPrefix, func(i storage.Info) error {
-		if bundle != nil {
-			return nil
-		}
-		b, err := store.Get(ctx, i.Key, storage.Range{}, nil)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", i.Key, err)
-		}
-		bundle, err = keys.Unwrap(b, ids...)
-		switch {
-		case errors.Is(err, keys.ErrLocked):
-			return nil
-		case err == nil && bundle.Repository != c.ID:
-			foreign, bundle = i.Key, nil // an Init left it that did not come to its end
-			return nil
-		}
-		o.Bundle = b
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open key bundle: %w", err)
-	}
-	switch {
-	case bundle == nil && foreign != "":
-		return nil, fmt.Errorf("%w: key bundle %s belongs to another repository than %s, and no other one opens", ErrDamaged, foreign, c.ID)
-	case bundle == nil:
-		return nil, fmt.Errorf("open key bundle: %w", keys.ErrLocked)
-	}
-	return newOpened(store, *c, bundle, o)
 }
 
 // ReadConfig reads the config object. ErrNoRepository where there is none.
@@ -286,6 +170,9 @@ func (r *Repo) Config() Config { return r.config }
 
 // Role returns what the opened bundle allows.
 func (r *Repo) Role() keys.Role { return r.bundle.Role }
+
+// Root returns the public half of the repository's root key, for an identity file to pin; nil in a repository that has none.
+func (r *Repo) Root() ed25519.PublicKey { return r.bundle.Signing.Root }
 
 // IDKey returns K_id, which names chunks.
 func (r *Repo) IDKey() chunk.Key { return r.bundle.IDKey() }

@@ -44,11 +44,11 @@ func (r *Repo) damagedPacks(ctx context.Context) (map[string]bool, error) {
 // spentDamage are the requests about packs that are gone, and that the index does not name any more: as long as it does, the request says that they
 // are not there.
 func (p *pruner) spentDamage() (keys []string) {
-	if p.survey == nil {
+	if p.parts == nil {
 		return nil
 	}
 	for _, key := range slices.Sorted(maps.Keys(p.marks.damaged)) {
-		if _, there := p.fresh[key]; !there && p.survey.byKey[key] == nil {
+		if _, there := p.fresh[key]; !there && len(p.named(key)) == 0 {
 			keys = append(keys, forgetPrefix+key)
 		}
 	}
@@ -103,7 +103,7 @@ func (r *Repo) CheckIndex(ctx context.Context, chosen func(key string) bool) err
 		}
 		names := slices.DeleteFunc(l.segments, func(key string) bool { return chosen != nil && !chosen(key) })
 		var bad []BadObject
-		if err := r.oldSegments(ctx, names, func(_ string, _ *index.Segment, broken *BadObject) error {
+		if err := r.oldSegments(ctx, names, func(_, _ string, _ *index.Segment, broken *BadObject) error {
 			if broken != nil {
 				bad = append(bad, *broken)
 			}

@@ -132,14 +132,15 @@ func (r *Repo) packDigests(ctx context.Context, key string, tail int64) (*packDi
 		return nil, err
 	}
 	d := &packDigests{}
-	if d.dir, err = pack.OpenDirectory(b, unknownSize, r.meta, aad); err != nil {
+	var o *packOpener
+	if d.dir, o, err = r.openDirectory(b, unknownSize, aad); err != nil {
 		return nil, asDamage(key, err)
 	}
 	end := int64(len(b)) - t.TailLen()
 	if end < int64(t.Digests) {
 		return nil, fmt.Errorf("%w: %s ends early", ErrDamaged, key)
 	}
-	if d.pages, err = pack.OpenDigests(b[end-int64(t.Digests):end], d.dir, r.meta, aad); err != nil {
+	if d.pages, err = pack.OpenDigests(b[end-int64(t.Digests):end], d.dir, o, aad); err != nil {
 		return nil, asDamage(key, err)
 	}
 	d.at = make(map[chunk.ID]int, len(d.dir.Entries))

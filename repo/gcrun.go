@@ -54,12 +54,14 @@ func (n named) key() string { return snapshotsPrefix + n.Cluster + "/" + n.ID }
 type kept struct {
 	named
 	KeptSince time.Time `json:"kept_since"`
+	Refused   bool      `json:"refused,omitempty"` // and was so from the first run on that listed it: it never needed anything
 }
 
 // baseRef is a shard of the compacted index: an index segment under base/.
 type baseRef struct {
 	Key    string `json:"key"`
 	Chunks int    `json:"chunks"`
+	Group  string `json:"group,omitempty"` // the tag of the trust group whose key opens it, so that others need not try
 }
 
 const (
@@ -96,6 +98,15 @@ func (g *gcRun) index() {
 func (g *gcRun) counts(key string, sessions map[string]bool) bool {
 	sid := outcomeSession(key)
 	return g.valid[key] || sessions[sid] && !g.resolved[sid]
+}
+
+// tags gives the groups' tags of bases, by key.
+func (g *gcRun) tags() map[string]string {
+	tags := make(map[string]string, len(g.Bases))
+	for _, b := range g.Bases {
+		tags[b.Key] = b.Group
+	}
+	return tags
 }
 
 func (g *gcRun) marshal() ([]byte, error) { return json.Marshal(g) }

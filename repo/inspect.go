@@ -9,7 +9,7 @@ import (
 )
 
 // Payload returns what is sealed in an object, for people to look at: in a session, an index segment or a shard of the compacted index, an
-// outcome, a prune run, or a request to forget or to pin. Packs and archive
+// outcome, a prune run, a request to forget or to pin, or what an owner says of a key. Packs and archive
 // files have directories instead (PackDirectory, ArchiveHeader), config is plain (Config), and a key bundle is read
 // with Raw. ErrMissing: there is no such object, or none of these kinds is called so.
 func (r *Repo) Payload(ctx context.Context, key string) ([]byte, error) {
@@ -19,6 +19,14 @@ func (r *Repo) Payload(ctx context.Context, key string) ([]byte, error) {
 	} {
 		if strings.HasPrefix(key, prefix) {
 			return r.get(ctx, kind, key)
+		}
+	}
+	if entry, record, number, ok := parseKeyName(key); ok {
+		switch {
+		case record != "":
+			return r.getCertified(ctx, key, record)
+		case entry == "" && number > 0:
+			return r.getCertified(ctx, key, generationName)
 		}
 	}
 	return nil, fmt.Errorf("%w: %s is not the name of a sealed object", ErrMissing, key)

@@ -70,7 +70,7 @@ func (a *ages) of(c Commit, key string, stored time.Time) finding {
 	if stored.After(a.now) && !earliest.After(a.now) { // the storage's clock runs ahead, and nothing says that this host's runs behind
 		found.since = a.now
 	}
-	if a.ended != nil {
+	if a.ended != nil && !c.Refused() {
 		found.ended = a.ended(c)
 	}
 	if !found.ended.IsZero() && found.ended.Before(found.since) {
@@ -205,15 +205,17 @@ type Gain struct {
 
 // gain sums up what only snapshots that leave still need. It is an estimate: what is copied takes a little room of its own.
 func (p *pruner) gain() {
-	for key, k := range p.survey.byKey {
-		switch {
-		case !k.there || k.leaving == 0:
-		case k.alive == 0 && p.mayGo(key):
-			p.report.Gain.Bytes += p.fresh[key]
-		case p.survey.repacked[key]:
-			p.report.Gain.Bytes += k.leaving
-		default:
-			p.report.Gain.Later += k.leaving
+	for _, part := range p.parts {
+		for key, k := range part.byKey {
+			switch {
+			case !k.there || k.leaving == 0:
+			case k.alive == 0 && p.mayGo(key):
+				p.report.Gain.Bytes += p.fresh[key]
+			case p.repacked[key]:
+				p.report.Gain.Bytes += k.leaving
+			default:
+				p.report.Gain.Later += k.leaving
+			}
 		}
 	}
 }

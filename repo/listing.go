@@ -26,6 +26,8 @@ type listing struct {
 	sessions map[string]bool     // IDs
 	outcomes map[string][]string // session ID to keys
 	damaged  map[string]bool     // packs that somebody found damaged, by key
+
+	distrusted *distrust // by whom a writer goes no more
 }
 
 // list looks at everything that says which index segments count (W1): the bases of the newest prune run, and the segments of sessions
@@ -69,7 +71,10 @@ func (r *Repo) list(ctx context.Context, who reader) (*listing, error) {
 			l.segments = append(l.segments, name)
 		}
 	}
-	return l, nil
+	if who == forWriting {
+		l.distrusted, err = r.distrusted(ctx)
+	}
+	return l, err
 }
 
 // open says whether a session's segments count beside the bases.
@@ -112,7 +117,7 @@ func (r *Repo) void(ctx context.Context, sid string, keys []string) (*outcome, e
 	}
 	o, err := r.outcome(ctx, key)
 	switch {
-	case errors.Is(err, ErrDamaged):
+	case isLoss(err), isForeign(err):
 		return nil, nil // it says nothing of the chunks, which are verified one by one
 	case errors.Is(err, storage.ErrNotExist):
 		return &outcome{}, nil // a prune deleted it, and has said so first: the view is loaded anew

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/storage"
 )
 
@@ -17,6 +18,9 @@ func isRefusal(err error) bool {
 	var much *TooMuchError
 	var times *TimesError
 	var broken *IndexError
+	if errors.Is(err, keys.ErrRole) { // another trust group has come since this host began to prune
+		return true
+	}
 	return errors.As(err, &blocked) || errors.As(err, &vanished) || errors.As(err, &much) || errors.As(err, &times) || errors.As(err, &broken)
 }
 
@@ -115,7 +119,7 @@ func (p *pruner) mayCount(ctx context.Context) (outcomes, archived []string, err
 	}
 	fetch := func(ctx context.Context, i int) (*outcome, error) {
 		o, err := p.outcome(ctx, outcomes[i])
-		if isLoss(err) || errors.Is(err, storage.ErrNotExist) {
+		if isLoss(err) || isForeign(err) || errors.Is(err, storage.ErrNotExist) {
 			return nil, nil // a run that is not refused tells
 		}
 		return o, err

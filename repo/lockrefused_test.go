@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/storage/fault"
 	"github.com/pgtrove/pgtrove/test/s3test"
@@ -128,6 +129,15 @@ func TestWhateverRefusesAPruneLocksAreExtended(t *testing.T) {
 	must(t, b.store.Delete(t.Context(), snapshotsPrefix+"main/"+other))
 	report, err = b.repo.Prune(t.Context(), after(12))
 	if l := refusedLocks(t, report, err); !errors.As(err, &gone) || l.Extended < 5 || time.Until(l.Until) < 35*time.Hour || l.Missing != nil {
+		t.Errorf("%+v, %v", l, err)
+	}
+
+	owner, err := b.repo.bundle.AddGroup("other")
+	must(t, err)
+	r, err := newRepo(b.store, b.repo.config, issue(t, owner, "host", keys.Writer, "other"))
+	must(t, err)
+	report, err = r.Prune(t.Context(), after(15))
+	if l := refusedLocks(t, report, err); !errors.Is(err, keys.ErrRole) || l.Extended < 5 || time.Until(l.Until) < 38*time.Hour || l.Missing != nil {
 		t.Errorf("%+v, %v", l, err)
 	}
 }

@@ -219,7 +219,7 @@ func (r *Repo) isSnapshot(ctx context.Context, keys []string, counts func(key st
 		switch {
 		case errors.Is(err, ErrDamaged), err == nil && o.Outcome == outcomeSnapshot:
 			return true, nil
-		case err != nil && !errors.Is(err, storage.ErrNotExist):
+		case err != nil && !isForeign(err) && !errors.Is(err, storage.ErrNotExist):
 			return false, err
 		}
 	}

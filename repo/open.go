@@ -15,9 +15,12 @@ import (
 // openers keeps what opening chunks needs and is dear to make: the decapsulated key of each session, and hashers and
 // decompressors for whoever comes.
 type openers struct {
+	groups   groupSet
+	only     bool // views are of the bundle's own group
 	mu       sync.Mutex
 	sessions map[openerKey]*keys.Opener
-	tools    sync.Pool // of *tool
+	named    map[string]int // by a session's ID: the group whose K_id names its chunks
+	tools    sync.Pool      // of *tool
 }
 
 type openerKey struct {
@@ -27,9 +30,10 @@ type openerKey struct {
 }
 
 type tool struct {
-	hasher *chunk.Hasher
-	decomp *pack.Decompressor
-	packed []byte
+	opener  *packOpener
+	hashers []*chunk.Hasher // one for each group
+	decomp  *pack.Decompressor
+	packed  []byte
 }
 
 // chunkAAD is what a metadata chunk is sealed with: its repository and its name.
@@ -48,7 +52,7 @@ func (r *Repo) OpenChunk(dst []byte, loc pack.Location, sealed []byte) ([]byte, 
 	if len(sealed) != int(loc.Sealed) {
 		return nil, fmt.Errorf("%w: %s ends inside chunk %s", ErrDamaged, loc.Pack, loc.ID.Short())
 	}
-	t.packed, err = r.decrypt(t.packed[:0], loc, sealed)
+	t.packed, err = r.decrypt(t.packed[:0], loc, sealed, t.opener)
 	if err != nil {
 		return nil, err
 	}
@@ -57,29 +61,53 @@ func (r *Repo) OpenChunk(dst []byte, loc pack.Location, sealed []byte) ([]byte, 
 	if err != nil {
 		return nil, fmt.Errorf("%w: chunk %s in %s: %w", ErrDamaged, loc.ID.Short(), loc.Pack, err)
 	}
-	plain := dst[have:]
-	ok := false
-	if loc.Kind == pack.Meta {
-		ok = t.hasher.MetaID(plain) == loc.ID
-	} else {
-		ok = t.hasher.Verify(loc.ID, loc.Form, plain)
-	}
-	if !ok {
+	if !r.isNamed(t, loc, dst[have:]) {
 		return nil, fmt.Errorf("%w: chunk %s in %s has other content than its name says", ErrDamaged, loc.ID.Short(), loc.Pack)
 	}
 	return dst, nil
 }
 
-func (r *Repo) decrypt(dst []byte, loc pack.Location, sealed []byte) ([]byte, error) {
+// isNamed says whether plain is the chunk at loc. Metadata bear the names of the group whose key sealed them. Contents are sealed to the data key, which is
+// no group's, so of these every group's name will do: to find bytes that bear another's nobody can. A session writes for one group, which is found out once.
+func (r *Repo) isNamed(t *tool, loc pack.Location, plain []byte) bool {
+	if loc.Kind == pack.Meta {
+		return t.hashers[t.opener.at].MetaID(plain) == loc.ID
+	}
+	first := 0
+	if len(t.hashers) > 1 {
+		r.open.mu.Lock()
+		first = r.open.named[loc.SID]
+		r.open.mu.Unlock()
+	}
+	for n := range t.hashers {
+		i := (first + n) % len(t.hashers)
+		if !t.hashers[i].Verify(loc.ID, loc.Form, plain) {
+			continue
+		}
+		if i != first && loc.Kind == pack.Data {
+			r.open.mu.Lock()
+			if r.open.named == nil {
+				r.open.named = map[string]int{}
+			}
+			r.open.named[loc.SID] = i
+			r.open.mu.Unlock()
+		}
+		return true
+	}
+	return false
+}
+
+// decrypt opens metadata with o, which then knows whose they are.
+func (r *Repo) decrypt(dst []byte, loc pack.Location, sealed []byte, o *packOpener) ([]byte, error) {
 	var err error
 	if loc.Kind == pack.Meta {
-		dst, err = r.meta.Open(dst, sealed, r.chunkAAD(loc.ID))
+		dst, err = o.Open(dst, sealed, r.chunkAAD(loc.ID))
 	} else {
-		var o *keys.Opener
-		if o, err = r.opener(loc); err != nil {
+		var s *keys.Opener
+		if s, err = r.opener(loc); err != nil {
 			return nil, err
 		}
-		dst, err = o.Open(dst, sealed, loc.ID, loc.Nonce)
+		dst, err = s.Open(dst, sealed, loc.ID, loc.Nonce)
 	}
 	if errors.Is(err, keys.ErrDamaged) {
 		return nil, fmt.Errorf("%w: chunk %s in %s does not open", ErrDamaged, loc.ID.Short(), loc.Pack)
@@ -95,7 +123,15 @@ func (r *Repo) tool() (*tool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tool{hasher: chunk.NewHasher(r.IDKey()), decomp: d}, nil
+	o, err := r.packOpener()
+	if err != nil {
+		return nil, err
+	}
+	t := &tool{opener: o, decomp: d}
+	for _, g := range o.groups {
+		t.hashers = append(t.hashers, chunk.NewHasher(g.id))
+	}
+	return t, nil
 }
 
 // opener returns the key of the session that sealed loc, decapsulating it once.
@@ -127,22 +163,17 @@ func (r *Repo) opener(loc pack.Location) (*keys.Opener, error) {
 // compared with it; what lies in them is authenticated all the same.
 const unknownSize = pack.MaxObject
 
-// readDirectory reads the directory of a pack from the object's end.
-func (r *Repo) readDirectory(ctx context.Context, key string, aad []byte) (*pack.Directory, error) {
-	dir, _, err := r.readEnd(ctx, key, aad)
-	return dir, err
-}
-
-func (r *Repo) readEnd(ctx context.Context, key string, aad []byte) (*pack.Directory, []byte, error) {
+// readEnd reads the directory of a pack from the object's end, and gives what it has read, and what opened it.
+func (r *Repo) readEnd(ctx context.Context, key string, aad []byte) (*pack.Directory, []byte, *packOpener, error) {
 	tail, _, err := r.readTail(ctx, key, unknownSize, pack.TailSize, false)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	dir, err := pack.OpenDirectory(tail, unknownSize, r.meta, aad)
+	dir, o, err := r.openDirectory(tail, unknownSize, aad)
 	if err != nil {
-		return nil, nil, asDamage(key, err)
+		return nil, nil, nil, asDamage(key, err)
 	}
-	return dir, tail, nil
+	return dir, tail, o, nil
 }
 
 // readTail reads the end of a pack of size bytes: its trailer and directory, and with digests its page digests too; first so many
@@ -170,11 +201,8 @@ func (r *Repo) readTail(ctx context.Context, key string, size, guess int64, dige
 
 // PackDirectory reads the directory of the pack under key: what it holds, by its own account.
 func (r *Repo) PackDirectory(ctx context.Context, key string) (*pack.Directory, error) {
-	aad, err := r.packKeyAAD(key)
-	if err != nil {
-		return nil, err
-	}
-	return r.readDirectory(ctx, key, aad)
+	dir, _, err := r.PackEnd(ctx, key)
+	return dir, err
 }
 
 // PackEnd is PackDirectory, and gives the bytes that it has read, of which the last is the pack's.
@@ -183,5 +211,6 @@ func (r *Repo) PackEnd(ctx context.Context, key string) (*pack.Directory, []byte
 	if err != nil {
 		return nil, nil, err
 	}
-	return r.readEnd(ctx, key, aad)
+	dir, tail, _, err := r.readEnd(ctx, key, aad)
+	return dir, tail, err
 }

@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,5 +82,90 @@ func TestAnotherRepositoryInThePlaceIsNoticed(t *testing.T) {
 	gone := fault.New(f.store, func(fault.Op) fault.Action { return fault.Action{Before: storage.ErrUnreachable} })
 	if _, err := Current(context.Background(), gone, kept); !errors.Is(err, storage.ErrUnreachable) {
 		t.Errorf("a storage that is gone: %v", err)
+	}
+}
+
+// TestARepositoryIsOpenedWhileItsKeysAreMadeAnew makes all bundles anew at each request of the opening.
+func TestARepositoryIsOpenedWhileItsKeysAreMadeAnew(t *testing.T) {
+	start := newHousehold(t)
+	must(t, openAs(t, start.store, start.ids["owner"][0]).RotateData(t.Context(), nil))
+	for n, last := 1, false; !last; n++ {
+		store, calls := cloneStore(t, start.store), 0
+		s := fault.New(store, func(op fault.Op) fault.Action {
+			if op.Verb == fault.Get && strings.HasPrefix(op.Key, keysPrefix) {
+				if calls++; calls == n {
+					must(t, openAs(t, store, start.ids["owner"][0]).RotateData(t.Context(), nil))
+				}
+			}
+			return fault.Action{}
+		})
+		r, err := OpenWith(t.Context(), s, OpenOptions{Identities: start.ids["host"]})
+		if err != nil || r.Role() != keys.Writer {
+			t.Errorf("request %d: %v", n, err)
+		}
+		last = calls < n
+	}
+}
+
+func TestABundleThatMayNotBeReadKeepsNoOtherFromOpening(t *testing.T) {
+	h := newHousehold(t)
+	denied := bundleKey(h.keys["owner"], 1)
+	s := fault.New(h.store, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Get && op.Key == denied {
+			return fault.Action{Before: storage.ErrDenied}
+		}
+		return fault.Action{}
+	})
+	r, err := OpenWith(t.Context(), s, OpenOptions{Identities: h.ids["host"], Root: h.root})
+	if err != nil || r.Entry() != h.keys["host"] {
+		t.Errorf("%v", err)
+	}
+	if _, err := OpenWith(t.Context(), s, OpenOptions{Identities: h.ids["owner"], Root: h.root}); !errors.Is(err, storage.ErrDenied) {
+		t.Errorf("%v", err)
+	}
+	// The newest of a key must be read, or the key is not used: what is sealed with an older one owners who have removed it may not open.
+	must(t, openAs(t, h.store, h.ids["owner"][0]).RotateData(t.Context(), nil))
+	old, err := keys.Wrap(r.bundle, h.ids["host"][0].(*age.X25519Identity).Recipient())
+	must(t, err)
+	must(t, h.store.Put(t.Context(), bundleKey(h.keys["host"], 1), old))
+	denied = bundleKey(h.keys["host"], 2)
+	if _, err := OpenWith(t.Context(), s, OpenOptions{Identities: h.ids["host"], Root: h.root}); !errors.Is(err, storage.ErrDenied) {
+		t.Errorf("an old bundle is used: %v", err)
+	}
+}
+
+func TestTheKeyOfLastTimeIsTriedFirst(t *testing.T) {
+	h := newHousehold(t)
+	owner := openAs(t, h.store, h.ids["owner"][0])
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+		addKey(t, owner, NewKey{Name: name, Role: keys.Writer})
+	}
+	read := 0
+	s := fault.New(h.store, func(op fault.Op) fault.Action {
+		if op.Verb == fault.Get && strings.HasPrefix(op.Key, keysPrefix) {
+			read++
+		}
+		return fault.Action{}
+	})
+	for what, c := range map[string]struct {
+		o    OpenOptions
+		most int
+	}{
+		"known":                     {OpenOptions{Identities: h.ids["host"], Root: h.root, Entry: h.keys["host"]}, 1},
+		"one that does not open":    {OpenOptions{Identities: h.ids["host"], Root: h.root, Entry: h.keys["second"]}, 9},
+		"one that is not there":     {OpenOptions{Identities: h.ids["host"], Root: h.root, Entry: "0000000000000000"}, 9},
+		"the root key is not known": {OpenOptions{Identities: h.ids["host"], Entry: h.keys["host"]}, 9},
+	} {
+		read = 0
+		r, err := OpenWith(t.Context(), s, c.o)
+		must(t, err)
+		if r.Entry() != h.keys["host"] || read > c.most || c.most > 1 && read != c.most {
+			t.Errorf("%s: %d bundles are read", what, read)
+		}
+		again, err := ReopenWith(h.store, r.Opening(), c.o)
+		must(t, err)
+		if again.Entry() != r.Entry() {
+			t.Errorf("%s: %s, then %s", what, r.Entry(), again.Entry())
+		}
 	}
 }

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -70,4 +71,20 @@ func (r *Repo) isAnnounced(ctx context.Context, key string) (bool, error) {
 		return false, err
 	}
 	return a.Cluster == outcomeCluster(key), nil
+}
+
+// outcome reads the one under key. Whether a snapshot is refused for who signed it refusal says. Errors are those of get.
+func (r *Repo) outcome(ctx context.Context, key string) (*outcome, error) {
+	b, err := r.getOpened(ctx, kindOutcome, key)
+	if err != nil {
+		return nil, err
+	}
+	o := outcome{by: b.by, group: b.group, common: b.common, sum: b.sum}
+	if err := json.Unmarshal(b.plain, &o); err != nil {
+		return nil, fmt.Errorf("%w: %s is not an outcome", ErrDamaged, key)
+	}
+	if o.Version != 1 {
+		return nil, fmt.Errorf("%w: %s has version %d", ErrVersion, key, o.Version)
+	}
+	return &o, nil
 }

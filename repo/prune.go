@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/pgtrove/pgtrove/chunk"
-	"github.com/pgtrove/pgtrove/index"
 	"github.com/pgtrove/pgtrove/storage"
 )
 
@@ -182,16 +181,16 @@ type pruner struct {
 	view     *View     // P4
 	index    *listing
 	fresh    map[string]int64 // the packs once more: size by key
-	live     *index.Set
-	needed   *index.Set // by what leaves
-	survey   *survey
+	parts    []*part
+	doubt    *distrust                      // whose packs are to be a chunk's place only where it has no other
+	repacked map[string]bool                // packs of which what is alive is copied
 	replaced struct{ stored, swept Amount } // WAL files: WALReplaced
 }
 
 // Prune removes what no snapshot needs (P0 to P8 of docs/protocol.md). Any number may run at once, beside any number of writers, on any
 // host: one of them wins, and what it deletes nobody needs. A pack is deleted by the run after the one that condemned it.
 //
-// It reads metadata only, so a writer's keys are enough. Errors: *BlockedError, *VanishedError, *TimesError, *TooMuchError, ErrOvertaken, ErrDamaged where it
+// It reads metadata only, so a writer's keys are enough, unless there are things of another trust group: keys.ErrRole. Errors: that, *BlockedError, *VanishedError, *TimesError, *TooMuchError, ErrOvertaken, ErrDamaged where it
 // is not known what counts; then no pack was deleted and no snapshot removed. After another error some may have been, as the run had decided. The
 // report is also made with a *TooMuchError; where objects are locked, what became of Locks is told with a *BlockedError and a *VanishedError too.
 func (r *Repo) Prune(ctx context.Context, o PruneOptions) (report *PruneReport, err error) {
@@ -288,6 +287,9 @@ func (p *pruner) loadIndex(ctx context.Context) (err error) {
 func (p *pruner) wholeIndex() error {
 	if p.index.run.Number != p.last.Number {
 		return ErrOvertaken
+	}
+	if len(p.view.foreign) > 0 {
+		return errOthers("prune", p.view.foreign[0])
 	}
 	return p.view.unreadableIndex()
 }

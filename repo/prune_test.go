@@ -117,7 +117,7 @@ func TestPacksThatAreMostlyDeadAreRepackedUnopened(t *testing.T) {
 	must(t, owner.ForgetLast(t.Context(), first))
 
 	// A writer's keys are enough.
-	b, err := owner.bundle.For(keys.Writer)
+	b, err := owner.bundle.Issue(keys.IssueOptions{Name: "writer", Role: keys.Writer, Clusters: []string{keys.AnyCluster}})
 	must(t, err)
 	r, err := newRepo(f.store, owner.config, b)
 	must(t, err)

@@ -13,8 +13,22 @@ import (
 
 // stay lists a snapshot as valid.
 func (p *pruner) stay(j *judged) {
-	p.run.Valid = append(p.run.Valid, kept{named{j.Cluster, j.ID}, p.keptSince(j)})
+	k := kept{named{j.Cluster, j.ID}, p.keptSince(j), p.isRefused(j)}
+	p.run.Valid = append(p.run.Valid, k)
+	if j.Err != nil && !k.Refused { // what is refused needs nothing, and stays until a person forgets it
+		p.report.Damage = append(p.report.Damage, fmt.Errorf("snapshot %s of cluster %s: %w", j.ID, j.Cluster, j.Err))
+	}
 	p.staying = append(p.staying, j.Commit)
+}
+
+// isRefused says whether a snapshot is one that never counted. What no key has signed, or stands where an earlier run saw a snapshot that was not refused, is
+// damage instead: whoever may overwrite objects could have what it needs deleted otherwise.
+func (p *pruner) isRefused(j *judged) bool {
+	if !j.Refused() || j.Manifest == nil {
+		return false
+	}
+	was := slices.IndexFunc(p.last.Valid, func(k kept) bool { return k.named == named{j.Cluster, j.ID} })
+	return was < 0 || p.last.Valid[was].Refused
 }
 
 // part lets go of the snapshots that somebody forgot, but of the last one that a cluster has only if it was said that this is meant: who forgets looks
@@ -110,25 +124,35 @@ func (p *pruner) soundLeaving(ctx context.Context) (map[string]bool, error) {
 	if len(p.parting) == 0 {
 		return sound, nil
 	}
-	placed := index.NewSet(p.survey.chunks)
-	if err := p.view.cache.Survey(p.view.counts, func(id chunk.ID, places []index.Place) error {
-		if k, _ := p.survey.choose(places); k != nil && !k.lost {
+	for _, part := range p.parts {
+		if err := p.soundOf(ctx, part, sound); err != nil {
+			return nil, err
+		}
+	}
+	return sound, nil
+}
+
+// soundOf finds out which of them are so in one trust group.
+func (p *pruner) soundOf(ctx context.Context, m *part, sound map[string]bool) error {
+	placed := index.NewSet(m.chunks)
+	if err := m.view.cache.Survey(m.view.counts, func(id chunk.ID, places []index.Place) error {
+		if k, _ := m.choose(places); k != nil && !k.lost {
 			placed.Add(id)
 		}
 		return nil
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	for _, j := range slices.Concat(p.parting, p.lasting) {
-		if j.Err != nil {
+		if j.Err != nil || j.Group != m.group {
 			continue
 		}
 		whole := true
-		err := p.o.Mark(ctx, p.view, []Commit{j.Commit}, func(id chunk.ID) { whole = whole && placed.Has(id) })
+		err := p.o.Mark(ctx, m.view, []Commit{j.Commit}, func(id chunk.ID) { whole = whole && placed.Has(id) })
 		if err != nil && !errors.As(err, new(*LossError)) {
-			return nil, fmt.Errorf("mark what leaves: %w", err)
+			return fmt.Errorf("mark what leaves: %w", err)
 		}
 		sound[j.key] = whole && err == nil
 	}
-	return sound, nil
+	return nil
 }

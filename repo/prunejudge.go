@@ -236,22 +236,21 @@ type judged struct {
 	Commit
 	key  string
 	info storage.Info
-	kind string // "": it is damaged
+	kind string // "": it is damaged, or nobody knows who made it
 }
 
 func (p *pruner) read(ctx context.Context, key string) (*judged, error) {
 	sid := outcomeSession(key)
 	j := &judged{key: key, info: p.outcomes[key],
 		Commit: Commit{Cluster: outcomeCluster(key), ID: sid, Pinned: p.marks.pinned[sid], Forgotten: p.marks.forgotten[sid]}}
-	o, err := p.outcome(ctx, key)
+	var err error
+	j.kind, err = p.take(ctx, key, &j.Commit)
 	switch {
-	case err == nil:
-		j.kind, j.Manifest = o.Outcome, o.Manifest
-	case errors.Is(err, ErrDamaged):
-		j.Err = err
 	case errors.Is(err, storage.ErrNotExist):
 		return nil, fmt.Errorf("read %s: %w", key, ErrOvertaken) // only prunes delete
-	default:
+	case isForeign(err):
+		return nil, errOthers("decide which snapshots stay", key)
+	case err != nil:
 		return nil, err
 	}
 	return j, nil
@@ -314,7 +313,9 @@ func (p *pruner) isOwn(ctx context.Context, j *judged) (bool, error) {
 // commits of sessions that were fenced and deleted before.
 func (p *pruner) mustBeLate(ctx context.Context, key string) error {
 	if p.last.Number == 0 {
-		return errRunsLost(key)
+		if err := p.showsLostRuns(ctx, key); err != nil {
+			return err
+		}
 	}
 	session := sessionsPrefix + outcomeSession(key)
 	_, err := p.store.Get(ctx, session, storage.Range{Len: 1}, nil)

@@ -15,18 +15,29 @@ import (
 // namedSnapshots is how many snapshots are looked at one by one to say which of them lack something.
 const namedSnapshots = 20
 
+// part is what a run finds out about one trust group: what its snapshots need, and where that is by what its segments say.
+type part struct {
+	group   string
+	view    *View // in the group
+	staying []Commit
+	leaving []Commit
+	live    *index.Set
+	needed  *index.Set // by what leaves
+	survey
+}
+
 // survey is what a run finds out about packs, by their number in the local index.
 type survey struct {
-	packs    map[uint32]*surveyed
-	byKey    map[string]*surveyed
-	chunks   int             // alive, and found in a pack that is there
-	repacked map[string]bool // packs of which what is alive is copied
+	packs  map[uint32]*surveyed
+	byKey  map[string]*surveyed
+	chunks int // alive, and found in a pack that is there
 }
 
 type surveyed struct {
 	key       string
 	there     bool  // the storage shows it, and in its full length
 	lost      bool  // marking found that it is damaged: what it holds counts only where nothing else has it
+	doubted   bool  // a key has stored it that is removed
 	condemned bool  // by the last run
 	rescued   bool  // and needed after all
 	whole     int64 // sealed bytes of its chunks
@@ -37,10 +48,68 @@ type surveyed struct {
 // usable says whether what stands in the pack stays.
 func (s *surveyed) usable() bool { return s.there && (!s.condemned || s.rescued) }
 
+// split makes a part for each group.
+func (p *pruner) split() error {
+	groups, err := p.groups()
+	p.parts = nil
+	for _, g := range groups {
+		of := func(all []Commit) (theirs []Commit) {
+			for _, c := range all {
+				if c.Group == g.name {
+					theirs = append(theirs, c)
+				}
+			}
+			return theirs
+		}
+		p.parts = append(p.parts, &part{group: g.name, view: p.view.in(g.name), staying: of(p.staying), leaving: of(p.leaving)})
+	}
+	return err
+}
+
+// surveyed gives what a group's index says of a pack; nil if it does not name it.
+func (p *pruner) surveyed(group, key string) *surveyed {
+	for _, part := range p.parts {
+		if part.group == group {
+			return part.byKey[key]
+		}
+	}
+	return nil
+}
+
+// named gives what the groups say of a pack. Only a hostile host's segments name the packs of another group.
+func (p *pruner) named(key string) (all []*surveyed) {
+	for _, part := range p.parts {
+		if k := part.byKey[key]; k != nil {
+			all = append(all, k)
+		}
+	}
+	return all
+}
+
+// namedPacks are all packs that the index names, in order.
+func (p *pruner) namedPacks() []string {
+	all := map[string]bool{}
+	for _, part := range p.parts {
+		for key := range part.byKey {
+			all[key] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
 // plan marks what is alive and decides which packs go now, and which with the next run (P4).
 func (p *pruner) plan(ctx context.Context) error {
-	if err := p.mark(ctx); err != nil {
+	var err error
+	if p.doubt, err = p.distrusted(ctx); err != nil {
 		return err
+	}
+	if err := p.split(); err != nil {
+		return err
+	}
+	for _, part := range p.parts {
+		if err := p.mark(ctx, part); err != nil {
+			return err
+		}
 	}
 	// Listed after the index was loaded: a pack that the index names is in it, or is gone.
 	p.fresh = map[string]int64{}
@@ -51,16 +120,18 @@ func (p *pruner) plan(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("list packs: %w", err)
 	}
-	if err := p.find(); err != nil {
-		return err
-	}
-	if p.survey.chunks < p.live.Len() {
-		if err := p.tellMissing(ctx); err != nil {
+	for _, part := range p.parts {
+		if err := p.find(part); err != nil {
 			return err
 		}
+		if part.chunks < part.live.Len() {
+			if err := p.tellMissing(ctx, part); err != nil {
+				return err
+			}
+		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(p.survey.byKey)) {
-		if k := p.survey.byKey[key]; k.lost && k.alive > 0 {
+	for _, key := range p.namedPacks() {
+		if slices.ContainsFunc(p.named(key), func(k *surveyed) bool { return k.lost && k.alive > 0 }) {
 			p.report.Damage = append(p.report.Damage, fmt.Errorf("%w: %s holds what nothing else has", ErrDamaged, key))
 		}
 	}
@@ -77,16 +148,16 @@ func (p *pruner) plan(ctx context.Context) error {
 	return nil
 }
 
-// mark collects what the snapshots need: those that stay, and those that leave with this run, which a pin may still bring back.
-func (p *pruner) mark(ctx context.Context) error {
+// mark collects what a group's snapshots need: those that stay, and those that leave with this run, which a pin may still bring back.
+func (p *pruner) mark(ctx context.Context, m *part) error {
 	chunks := 0
-	if err := p.view.cache.Packs(p.view.counts, func(h index.Held) error {
+	if err := m.view.cache.Packs(m.view.counts, func(h index.Held) error {
 		chunks += h.Chunks
 		return nil
 	}); err != nil {
 		return err
 	}
-	p.live, p.needed = index.NewSet(chunks), index.NewSet(0)
+	m.live, m.needed = index.NewSet(chunks), index.NewSet(0)
 	readable := func(all []Commit) (good []Commit) {
 		for _, c := range all {
 			if c.Err == nil {
@@ -95,13 +166,8 @@ func (p *pruner) mark(ctx context.Context) error {
 		}
 		return good
 	}
-	for _, c := range p.staying {
-		if c.Err != nil {
-			p.report.Damage = append(p.report.Damage, fmt.Errorf("snapshot %s of cluster %s: %w", c.ID, c.Cluster, c.Err))
-		}
-	}
 	var lost *LossError
-	err := p.o.Mark(ctx, p.view, readable(p.staying), func(id chunk.ID) { p.live.Add(id) })
+	err := p.o.Mark(ctx, m.view, readable(m.staying), func(id chunk.ID) { m.live.Add(id) })
 	if errors.As(err, &lost) {
 		p.report.Damage = append(p.report.Damage, lost.Losses...)
 		err = nil
@@ -109,12 +175,12 @@ func (p *pruner) mark(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("mark what is alive: %w", err)
 	}
-	if len(p.leaving) == 0 {
+	if len(m.leaving) == 0 {
 		return nil
 	}
-	err = p.o.Mark(ctx, p.view, readable(p.leaving), func(id chunk.ID) {
-		if !p.live.Has(id) {
-			p.needed.Add(id)
+	err = p.o.Mark(ctx, m.view, readable(m.leaving), func(id chunk.ID) {
+		if !m.live.Has(id) {
+			m.needed.Add(id)
 		}
 	})
 	if err != nil && !errors.As(err, &lost) { // what was lost of those that leave is nobody's concern
@@ -125,17 +191,17 @@ func (p *pruner) mark(ctx context.Context) error {
 
 // find looks up where everything alive is, in one pass over the index, and rescues packs that the last run condemned and that
 // hold the only copy of something.
-func (p *pruner) find() error {
-	s := &survey{packs: map[uint32]*surveyed{}, byKey: map[string]*surveyed{}, repacked: map[string]bool{}}
-	p.survey = s
+func (p *pruner) find(m *part) error {
+	s := &m.survey
+	s.packs, s.byKey = map[uint32]*surveyed{}, map[string]*surveyed{}
 	condemned := map[string]bool{}
 	for _, key := range p.last.Condemned {
 		condemned[key] = true
 	}
-	if err := p.view.cache.Packs(p.view.counts, func(h index.Held) error {
+	if err := m.view.cache.Packs(m.view.counts, func(h index.Held) error {
 		k := s.byKey[h.Key]
 		if k == nil {
-			k = &surveyed{key: h.Key, condemned: condemned[h.Key], lost: p.view.isExcepted(h.Key)}
+			k = &surveyed{key: h.Key, condemned: condemned[h.Key], lost: m.view.isExcepted(h.Key), doubted: p.doubt.pack(h.Key)}
 			s.byKey[h.Key] = k
 		}
 		size, there := p.fresh[h.Key]
@@ -145,14 +211,14 @@ func (p *pruner) find() error {
 	}); err != nil {
 		return err
 	}
-	return p.view.cache.Survey(p.view.counts, func(id chunk.ID, places []index.Place) error {
+	return m.view.cache.Survey(m.view.counts, func(id chunk.ID, places []index.Place) error {
 		for _, pl := range places {
 			if k := s.packs[pl.Pack]; k != nil {
 				k.whole += int64(pl.Sealed)
 			}
 		}
-		alive := p.live.Has(id)
-		if !alive && !p.needed.Has(id) {
+		alive := m.live.Has(id)
+		if !alive && !m.needed.Has(id) {
 			return nil
 		}
 		best, place := s.choose(places)
@@ -170,12 +236,14 @@ func (p *pruner) find() error {
 	})
 }
 
-// better says which of two packs a chunk is to be found in: one that is not known to be damaged, then one that stays anyway, then the newest, so
-// that repacking, when it was interrupted, is not done again.
+// better says which of two packs a chunk is to be found in: one that is not known to be damaged, then one that no removed key has stored, whose place writers
+// have not gone by when they stored it again, then one that stays anyway, then the newest, so that repacking, when it was interrupted, is not done again.
 func (s *surveyed) better(than *surveyed) bool {
 	switch {
 	case s.lost != than.lost:
 		return !s.lost
+	case s.doubted != than.doubted:
+		return !s.doubted
 	case s.usable() != than.usable():
 		return s.usable()
 	}
@@ -197,27 +265,27 @@ func (s *survey) choose(places []index.Place) (best *surveyed, place index.Place
 }
 
 // tellMissing reports how many chunks are in no pack that is there, and which snapshots lack them if these are few.
-func (p *pruner) tellMissing(ctx context.Context) error {
-	if len(p.staying) > namedSnapshots {
-		p.report.Damage = append(p.report.Damage, fmt.Errorf("%w: %d chunks that snapshots need are in no pack that is there", ErrMissing, p.live.Len()-p.survey.chunks))
+func (p *pruner) tellMissing(ctx context.Context, m *part) error {
+	if len(m.staying) > namedSnapshots {
+		p.report.Damage = append(p.report.Damage, fmt.Errorf("%w: %d chunks that snapshots need are in no pack that is there", ErrMissing, m.live.Len()-m.chunks))
 		return nil
 	}
-	placed := index.NewSet(p.survey.chunks)
-	if err := p.view.cache.Survey(p.view.counts, func(id chunk.ID, places []index.Place) error {
-		if k, _ := p.survey.choose(places); k != nil && p.live.Has(id) {
+	placed := index.NewSet(m.chunks)
+	if err := m.view.cache.Survey(m.view.counts, func(id chunk.ID, places []index.Place) error {
+		if k, _ := m.choose(places); k != nil && m.live.Has(id) {
 			placed.Add(id)
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	for _, c := range p.staying {
+	for _, c := range m.staying {
 		if c.Err != nil {
 			continue
 		}
 		missing := map[chunk.ID]bool{}
 		var lost *LossError
-		err := p.o.Mark(ctx, p.view, []Commit{c}, func(id chunk.ID) {
+		err := p.o.Mark(ctx, m.view, []Commit{c}, func(id chunk.ID) {
 			if !placed.Has(id) {
 				missing[id] = true
 			}
@@ -245,7 +313,7 @@ func (p *pruner) decide() {
 		if !there {
 			continue
 		}
-		if k := p.survey.byKey[key]; k != nil && k.rescued {
+		if slices.ContainsFunc(p.named(key), func(k *surveyed) bool { return k.rescued }) {
 			p.report.Rescued.add(size)
 			continue
 		}
@@ -254,17 +322,18 @@ func (p *pruner) decide() {
 	}
 	p.run.Sweep = append(p.run.Sweep, slices.Sorted(maps.Keys(sweep))...)
 	w := &waste{}
+	p.repacked = map[string]bool{}
 	for _, key := range slices.Sorted(maps.Keys(p.packs)) {
 		_, there := p.fresh[key]
 		if !there || sweep[key] || !p.mayGo(key) {
 			continue
 		}
-		k := p.survey.byKey[key]
+		named := p.named(key)
 		switch {
-		case k == nil || k.alive == 0:
+		case !slices.ContainsFunc(named, func(k *surveyed) bool { return k.alive > 0 }):
 			p.condemn(key)
-		case k.there:
-			w.add(k)
+		case len(named) == 1 && named[0].there:
+			w.add(named[0])
 		}
 	}
 	p.chooseRepack(w)

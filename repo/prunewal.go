@@ -160,9 +160,9 @@ func (p *pruner) planWAL(ctx context.Context) error {
 	return nil
 }
 
-// withNarrow fills in what the run knows of the WAL that snapshots keep.
+// withNarrow fills in what the run knows of the WAL that snapshots keep. Those that are refused keep none.
 func (p *pruner) withNarrow(commits []Commit) []Commit {
-	out := slices.Clone(commits)
+	out := slices.DeleteFunc(slices.Clone(commits), func(c Commit) bool { return c.Refused() })
 	for i := range out {
 		out[i].Narrowed = p.run.narrow[out[i].ID]
 	}

@@ -48,7 +48,7 @@ func (p *pruner) chooseRepack(w *waste) {
 		}
 		left -= size
 		w.dead -= k.whole - k.alive
-		p.survey.repacked[k.key] = true
+		p.repacked[k.key] = true
 		p.report.Repacked.add(size)
 		p.condemn(k.key)
 	}

@@ -47,7 +47,7 @@ type RebuildReport struct {
 // can be created once. It deletes no pack, ends no snapshot, and waits for nobody; writers, readers and prunes may go on meanwhile. docs/protocol.md says
 // why that is safe.
 //
-// It reads the ends of packs, and a writer's keys are enough. A pack whose directory cannot be read is named by what the old index says of it, if
+// It reads the ends of packs, and a writer's keys are enough, unless there are things of another trust group: keys.ErrRole. A pack whose directory cannot be read is named by what the old index says of it, if
 // that can be read, and reported. Errors: ErrOvertaken, *VanishedError, *TimesError, ErrVersion where a newer program wrote a pack, ErrDamaged where it is not known what counts;
 // then nothing was changed but that dead sessions were ended.
 func (r *Repo) Rebuild(ctx context.Context, o RebuildOptions) (*RebuildReport, error) {
@@ -137,7 +137,7 @@ func (b *rebuilder) enter(ctx context.Context, j *judged) error {
 	case !counts || !snapshot:
 		b.void = append(b.void, j.key)
 	default:
-		b.run.Valid = append(b.run.Valid, kept{named: name, KeptSince: b.keptSince(j)})
+		b.run.Valid = append(b.run.Valid, kept{named: name, KeptSince: b.keptSince(j), Refused: b.isRefused(j)})
 	}
 	return nil
 }
@@ -159,6 +159,9 @@ func (b *rebuilder) survey(ctx context.Context) (err error) {
 	}); err != nil {
 		return fmt.Errorf("list packs: %w", err)
 	}
+	if err := b.mustHaveAll(ctx, "make the index anew", b.last, b.index.segments); err != nil {
+		return err
+	}
 	b.spare()
 	for _, key := range slices.Sorted(maps.Keys(b.fresh)) {
 		// The last run may still be deleting these. What it has only condemned is named: it may be the only place of something.
@@ -173,19 +176,19 @@ func (b *rebuilder) survey(ctx context.Context) (err error) {
 
 // read makes the base out of the packs' own directories.
 func (b *rebuilder) read(ctx context.Context) error {
-	b.base = &baseWriter{pruner: b.pruner, packs: index.NewSplitter(shardChunks), named: map[string]bool{},
-		prefix: fmt.Sprintf("%s%0*d/%s-", basePrefix, gcDigits, b.run.Number, newNonce())}
+	b.base = b.newBaseWriter()
 	b.bad = map[string]bool{}
 	done, total := int64(0), int64(0)
 	for _, key := range b.keys {
 		total += b.fresh[key]
 	}
 	type answer struct {
-		pack *index.Pack
-		err  error
+		pack  *index.Pack
+		group string
+		err   error
 	}
 	fetch := func(ctx context.Context, i int) (a answer, err error) {
-		a.pack, a.err = b.loosePack(ctx, b.keys[i], b.fresh[b.keys[i]])
+		a.pack, a.group, a.err = b.loosePack(ctx, b.keys[i], b.fresh[b.keys[i]])
 		if a.err != nil && !errors.Is(a.err, ErrDamaged) && !errors.Is(a.err, ErrMissing) {
 			return a, a.err
 		}
@@ -196,7 +199,7 @@ func (b *rebuilder) read(ctx context.Context) error {
 			b.o.Progress(done, total)
 		}
 		if a.err == nil {
-			return b.add(ctx, a.pack)
+			return b.add(ctx, a.group, a.pack)
 		}
 		b.bad[b.keys[i]] = true
 		b.report.Unreadable = append(b.report.Unreadable, BadObject{b.keys[i], a.err})
@@ -207,25 +210,19 @@ func (b *rebuilder) read(ctx context.Context) error {
 	if err := b.readOld(ctx); err != nil {
 		return err
 	}
-	return b.put(ctx, b.base.packs.Rest())
+	return b.base.rest(ctx)
 }
 
-// add names a pack.
-func (b *rebuilder) add(ctx context.Context, k *index.Pack) error {
-	if b.base.named[k.Key] {
+// add names a pack in the index of the group that says that it has it.
+func (b *rebuilder) add(ctx context.Context, group string, k *index.Pack) error {
+	g := b.base.of(group)
+	if g.named[k.Key] {
 		return nil
 	}
-	b.base.named[k.Key] = true
+	g.named[k.Key] = true
 	b.report.Packs.add(k.Size)
 	b.report.Chunks += int64(len(k.Entries))
-	return b.put(ctx, b.base.packs.Add(*k))
-}
-
-func (b *rebuilder) put(ctx context.Context, s *index.Segment) error {
-	if b.o.DryRun {
-		return nil
-	}
-	return b.base.put(ctx, s)
+	return b.base.put(ctx, group, g.packs.Add(*k))
 }
 
 // readOld reads those parts of the old index that tell something: all where the directory of a pack cannot be read, for what it holds may stand
@@ -237,7 +234,7 @@ func (b *rebuilder) readOld(ctx context.Context) error {
 			names = append(names, name)
 		}
 	}
-	return b.oldSegments(ctx, names, func(name string, s *index.Segment, broken *BadObject) error {
+	return b.oldSegments(ctx, names, func(name, group string, s *index.Segment, broken *BadObject) error {
 		if broken != nil {
 			if b.stays(name) {
 				b.report.Waiting = append(b.report.Waiting, *broken)
@@ -245,9 +242,9 @@ func (b *rebuilder) readOld(ctx context.Context) error {
 			return nil
 		}
 		for i := range s.Packs {
-			if k := &s.Packs[i]; b.bad[k.Key] && !b.base.named[k.Key] {
+			if k := &s.Packs[i]; b.bad[k.Key] && !b.base.of(group).named[k.Key] {
 				b.report.Known++
-				if err := b.add(ctx, k); err != nil {
+				if err := b.add(ctx, group, k); err != nil {
 					return err
 				}
 			}
@@ -270,18 +267,25 @@ func (b *rebuilder) settle(ctx context.Context) error {
 	return err
 }
 
-// oldSegments calls use with each of these index segments, in order, or with why it cannot be read.
-func (r *Repo) oldSegments(ctx context.Context, names []string, use func(name string, s *index.Segment, broken *BadObject) error) error {
+// oldSegments calls use with each of these index segments, in order, and the trust group that it is of, or with why it cannot be read. Those of
+// groups whose keys are not there are passed over.
+func (r *Repo) oldSegments(ctx context.Context, names []string, use func(name, group string, s *index.Segment, broken *BadObject) error) error {
 	type answer struct {
 		segment *index.Segment
+		group   string
 		broken  *BadObject
 	}
 	fetch := func(ctx context.Context, i int) (a answer, err error) {
-		a.segment, err = r.segment(ctx, names[i])
-		if a.broken = asUnreadable(names[i], err); a.broken != nil {
+		a.segment, a.group, err = r.segment(ctx, names[i])
+		if a.broken = asUnreadable(names[i], err); a.broken != nil || isForeign(err) {
 			err = nil
 		}
 		return a, err
 	}
-	return inOrder(ctx, len(names), fetch, func(i int, a answer) error { return use(names[i], a.segment, a.broken) })
+	return inOrder(ctx, len(names), fetch, func(i int, a answer) error {
+		if a.segment == nil && a.broken == nil {
+			return nil
+		}
+		return use(names[i], a.group, a.segment, a.broken)
+	})
 }

@@ -141,7 +141,7 @@ func TestABackupGoesOnWithoutAPartOfTheIndex(t *testing.T) {
 func TestAWritersKeysAreEnoughToRebuild(t *testing.T) {
 	f, owner, ids, data := aged(t)
 	flip(t, f.store, list(t, f.store, basePrefix)[0])
-	b, err := owner.bundle.For(keys.Writer)
+	b, err := owner.bundle.Issue(keys.IssueOptions{Name: "writer", Role: keys.Writer, Clusters: []string{keys.AnyCluster}})
 	must(t, err)
 	r, err := newRepo(f.store, owner.config, b)
 	must(t, err)

@@ -20,7 +20,7 @@ import (
 // they are: what binds them to their name and their session says nothing of the pack. The session ends with an outcome, and the next run
 // takes its packs into the base.
 func (p *pruner) repack(ctx context.Context) error {
-	if len(p.survey.repacked) == 0 {
+	if len(p.repacked) == 0 {
 		return nil
 	}
 	s, err := p.announce(ctx, SessionOptions{Cluster: pruneCluster, Host: p.o.Host, Now: p.o.Now}, true)
@@ -28,7 +28,7 @@ func (p *pruner) repack(ctx context.Context) error {
 		return err
 	}
 	m := &mover{pruner: p, to: p.newCopier(s), going: p.going()}
-	for _, key := range slices.Sorted(maps.Keys(p.survey.repacked)) {
+	for _, key := range slices.Sorted(maps.Keys(p.repacked)) {
 		err := m.pack(ctx, key)
 		if isLoss(err) {
 			p.report.Damage = append(p.report.Damage, err)
@@ -74,79 +74,106 @@ func (m *mover) pack(ctx context.Context, key string) error {
 		return err
 	}
 	size := int64(len(object))
-	dir, err := pack.OpenDirectory(object, size, m.meta, aad)
+	dir, o, err := m.openDirectory(object, size, aad)
 	if err != nil {
 		return asDamage(key, err)
 	}
-	digests, err := m.digests(object, dir, aad)
+	digests, err := sealedDigests(object, dir, o, aad)
 	if err != nil {
 		return asDamage(key, err)
+	}
+	theirs := m.parts[slices.IndexFunc(m.parts, func(p *part) bool { return p.group == o.group() })]
+	to, err := m.to.of(theirs.group)
+	if err != nil {
+		return err
 	}
 	for i := range dir.Entries {
 		e := &dir.Entries[i]
-		if m.to.has[e.ID] || !m.live.Has(e.ID) {
+		if to.has[e.ID] || !theirs.live.Has(e.ID) {
 			continue
 		}
-		stays, err := m.standsElsewhere(e.ID)
+		stays, err := m.standsElsewhere(theirs, e.ID)
 		if err != nil {
 			return err
 		}
 		if stays {
 			continue
 		}
-		if err := m.to.add(ctx, dir, *e, object[e.Offset:e.End()], digests[i]); err != nil {
+		if err := to.add(ctx, dir, *e, object[e.Offset:e.End()], digests[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *mover) digests(object []byte, dir *pack.Directory, aad []byte) ([][]chunk.Prefix, error) {
+func sealedDigests(object []byte, dir *pack.Directory, o pack.Opener, aad []byte) ([][]chunk.Prefix, error) {
 	t, err := pack.ParseTrailer(object, int64(len(object)))
 	if err != nil {
 		return nil, err
 	}
 	off, n := t.DigestsAt()
-	return pack.OpenDigests(object[off:off+n], dir, m.meta, aad)
+	return pack.OpenDigests(object[off:off+n], dir, o, aad)
 }
 
-// standsElsewhere says whether a chunk has a place in a pack that neither this run nor the next deletes.
-func (m *mover) standsElsewhere(id chunk.ID) (bool, error) {
-	all, err := m.view.cache.Locations(id, m.view.counts, nil)
+// standsElsewhere says whether a chunk of a group has a place in a pack that neither this run nor the next deletes.
+func (m *mover) standsElsewhere(theirs *part, id chunk.ID) (bool, error) {
+	all, err := theirs.view.cache.Locations(id, theirs.view.counts, nil)
 	if err != nil {
 		return false, err
 	}
 	return slices.ContainsFunc(all, func(l pack.Location) bool {
-		k := m.survey.byKey[l.Pack]
+		k := theirs.byKey[l.Pack]
 		return k != nil && k.usable() && !k.lost && !m.going[l.Pack]
 	}), nil
 }
 
-// copier writes chunks that stay sealed as they are into packs of a session of its own, which refers to nothing else.
+// copier writes chunks that stay sealed as they are into packs of a session of its own, which refers to nothing else. What is of several trust groups
+// goes into packs of each.
 type copier struct {
 	*Repo
 	s        *Session
+	groups   map[string]*groupCopier
+	begun    int // packs
+	segments int
+}
+
+// groupCopier is what a copier writes for one group.
+type groupCopier struct {
+	*copier
+	as       *Repo
 	has      map[chunk.ID]bool // what it has copied
 	builders map[pack.Kind]*pack.Builder
 	names    map[pack.Kind]string
 	written  []index.Pack
-	begun    int // packs
-	segments int
 	chunks   int   // in written
 	bytes    int64 // sealed, of all chunks
 }
 
 func (r *Repo) newCopier(s *Session) *copier {
-	return &copier{Repo: r, s: s, has: map[chunk.ID]bool{}, builders: map[pack.Kind]*pack.Builder{}, names: map[pack.Kind]string{}}
+	return &copier{Repo: r, s: s, groups: map[string]*groupCopier{}}
+}
+
+// of gives the part of the copier that writes for a group. keys.ErrRole: the bundle does not have its keys.
+func (c *copier) of(group string) (*groupCopier, error) {
+	if g := c.groups[group]; g != nil {
+		return g, nil
+	}
+	as, err := c.as(group)
+	if err != nil {
+		return nil, err
+	}
+	g := &groupCopier{copier: c, as: as, has: map[chunk.ID]bool{}, builders: map[pack.Kind]*pack.Builder{}, names: map[pack.Kind]string{}}
+	c.groups[group] = g
+	return g, nil
 }
 
 // add copies a chunk of the pack with the directory dir. digests are those of its pages.
-func (c *copier) add(ctx context.Context, dir *pack.Directory, e pack.Entry, sealed []byte, digests []chunk.Prefix) error {
+func (c *groupCopier) add(ctx context.Context, dir *pack.Directory, e pack.Entry, sealed []byte, digests []chunk.Prefix) error {
 	b := c.builders[dir.Kind]
 	if b == nil {
 		c.names[dir.Kind] = fmt.Sprintf("%s%s/%d", packsPrefix, c.s.sid, c.begun)
 		c.begun++
-		b = pack.NewBuilder(dir.Kind, c.meta, c.packAAD(c.names[dir.Kind]))
+		b = pack.NewBuilder(dir.Kind, c.as.meta, c.packAAD(c.names[dir.Kind]))
 		c.builders[dir.Kind] = b
 	}
 	if dir.Kind == pack.Data {
@@ -166,7 +193,7 @@ func (c *copier) add(ctx context.Context, dir *pack.Directory, e pack.Entry, sea
 	return c.upload(ctx, dir.Kind)
 }
 
-func (c *copier) upload(ctx context.Context, kind pack.Kind) error {
+func (c *groupCopier) upload(ctx context.Context, kind pack.Kind) error {
 	b := c.builders[kind]
 	delete(c.builders, kind)
 	object, sum, dir, err := b.Finish()
@@ -185,27 +212,39 @@ func (c *copier) upload(ctx context.Context, kind pack.Kind) error {
 	return c.name(ctx)
 }
 
-// name publishes what the session has written.
-func (c *copier) name(ctx context.Context) error {
+// name publishes what was written.
+func (c *groupCopier) name(ctx context.Context) error {
 	segment := index.Segment{Packs: c.written}
 	c.written, c.chunks = nil, 0
 	c.segments++
-	return c.putSegment(ctx, c.s.segmentKey(c.segments-1), &segment)
+	return c.as.putSegment(ctx, c.s.segmentKey(c.segments-1), &segment)
 }
 
 // finish ends the session. ErrFenced: a prune has ended it before, and what it copied may be gone.
 func (c *copier) finish(ctx context.Context) error {
-	for _, kind := range []pack.Kind{pack.Data, pack.Meta} {
-		if c.builders[kind] != nil {
-			if err := c.upload(ctx, kind); err != nil {
-				return err
+	for _, group := range slices.Sorted(maps.Keys(c.groups)) {
+		g := c.groups[group]
+		for _, kind := range []pack.Kind{pack.Data, pack.Meta} {
+			if g.builders[kind] != nil {
+				if err := g.upload(ctx, kind); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	if err := c.name(ctx); err != nil {
-		return err
+		if err := g.name(ctx); err != nil {
+			return err
+		}
 	}
 	return c.end(ctx, c.s.outcomeKey(), &outcome{Version: 1, Outcome: outcomeRepacked, Nonce: newNonce()})
+}
+
+// copied says how much was copied.
+func (c *copier) copied() (sum Copied) {
+	for _, g := range c.groups {
+		sum.Chunks += len(g.has)
+		sum.Bytes += g.bytes
+	}
+	return sum
 }
 
 // putSegment writes an index segment under key.

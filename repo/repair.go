@@ -35,6 +35,7 @@ type RepairReport struct {
 type LostPack struct {
 	Key    string
 	Chunks []chunk.ID
+	group  string
 }
 
 // Copied is what could be read in damaged packs.
@@ -57,7 +58,14 @@ func (r *Repo) Repair(ctx context.Context, v *View, o RepairOptions) (*RepairRep
 	if err != nil {
 		return nil, err
 	}
-	s := &salvage{Repo: r, o: o, view: v, listing: l, report: &RepairReport{}, hasher: chunk.NewHasher(r.IDKey())}
+	s := &salvage{Repo: r, o: o, view: v, listing: l, report: &RepairReport{}, hashers: map[string]*chunk.Hasher{}, views: map[string]*View{}}
+	groups, err := r.groups()
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range groups {
+		s.hashers[g.name], s.views[g.name] = chunk.NewHasher(g.id), v.in(g.name)
+	}
 	for _, key := range o.Packs {
 		if l.damaged[key] {
 			s.report.Known = append(s.report.Known, key)
@@ -83,8 +91,9 @@ type salvage struct {
 	view    *View
 	listing *listing
 	report  *RepairReport
-	hasher  *chunk.Hasher
-	to      *copier // nil: nothing was copied yet
+	hashers map[string]*chunk.Hasher // by trust group
+	views   map[string]*View         // likewise
+	to      *copier                  // nil: nothing was copied yet
 }
 
 // copy copies what is sound, and ends the session in which it did.
@@ -99,13 +108,13 @@ func (s *salvage) copy(ctx context.Context) error {
 			blind[key] = true
 			continue
 		}
-		dir, err := s.directory(key, object)
+		dir, group, err := s.directory(key, object)
 		if errors.Is(err, ErrDamaged) {
 			blind[key] = true
 			continue
 		}
 		if err == nil {
-			err = s.chunks(ctx, key, dir, object)
+			err = s.chunks(ctx, key, group, dir, object)
 		}
 		if err != nil {
 			return err
@@ -125,7 +134,7 @@ func (s *salvage) copy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.report.Copied = Copied{Chunks: len(s.to.has), Bytes: s.to.bytes}
+	s.report.Copied = s.to.copied()
 	// A prune may have ended the session and deleted its outcome, so that it could be created again. Then its announcement is gone.
 	_, err = s.announcement(ctx, s.to.s.sid)
 	if errors.Is(err, storage.ErrNotExist) {
@@ -138,20 +147,25 @@ func (s *salvage) copy(ctx context.Context) error {
 func (s *salvage) takeStock() {
 	for i := range s.report.Lost {
 		l := &s.report.Lost[i]
-		l.Chunks = slices.DeleteFunc(l.Chunks, func(id chunk.ID) bool { return s.to != nil && s.to.has[id] })
+		l.Chunks = slices.DeleteFunc(l.Chunks, func(id chunk.ID) bool { return s.has(l.group, id) })
 	}
 	s.report.Lost = slices.DeleteFunc(s.report.Lost, func(l LostPack) bool { return len(l.Chunks) == 0 })
 }
 
+// has says whether a chunk of a group was copied.
+func (s *salvage) has(group string, id chunk.ID) bool {
+	return s.to != nil && s.to.groups[group] != nil && s.to.groups[group].has[id]
+}
+
 // lose notes a chunk that does not open in a pack, unless it stands elsewhere.
-func (s *salvage) lose(key string, id chunk.ID) error {
-	elsewhere, err := s.elsewhere(id)
+func (s *salvage) lose(key, group string, id chunk.ID) error {
+	elsewhere, err := s.elsewhere(group, id)
 	if elsewhere || err != nil {
 		return err
 	}
 	lost := &s.report.Lost
 	if n := len(*lost); n == 0 || (*lost)[n-1].Key != key {
-		*lost = append(*lost, LostPack{Key: key})
+		*lost = append(*lost, LostPack{Key: key, group: group})
 	}
 	last := &(*lost)[len(*lost)-1]
 	last.Chunks = append(last.Chunks, id)
@@ -167,16 +181,16 @@ func (s *salvage) object(ctx context.Context, key string) ([]byte, error) {
 	return b, err
 }
 
-func (s *salvage) directory(key string, object []byte) (*pack.Directory, error) {
+func (s *salvage) directory(key string, object []byte) (_ *pack.Directory, group string, err error) {
 	aad, err := s.packKeyAAD(key)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	dir, err := pack.OpenDirectory(object, int64(len(object)), s.meta, aad)
+	dir, o, err := s.openDirectory(object, int64(len(object)), aad)
 	if err != nil {
-		return nil, asDamage(key, err)
+		return nil, "", asDamage(key, err)
 	}
-	return dir, nil
+	return dir, o.group(), nil
 }
 
 // GivenUp lists the packs that somebody said to be damaged and that nothing has removed yet.
@@ -214,7 +228,8 @@ func (v *View) MissingPacks(ctx context.Context) (keys []string, err error) {
 }
 
 // UnnamedPacks lists the packs that the storage shows and the index does not name: those of sessions that go on, or died, and those that a new index
-// could not read.
+// could not read. Where there are things of trust groups whose keys are not there, those of which no key opens the directory are left out: most likely they are
+// those groups'.
 func (v *View) UnnamedPacks(ctx context.Context) (keys []string, err error) {
 	named := map[string]bool{}
 	if err := v.cache.Packs(v.counts, func(h index.Held) error {
@@ -231,7 +246,24 @@ func (v *View) UnnamedPacks(ctx context.Context) (keys []string, err error) {
 	}); err != nil {
 		return nil, fmt.Errorf("list packs: %w", err)
 	}
-	return keys, nil
+	if len(v.foreign) == 0 {
+		return keys, nil
+	}
+	opens := func(ctx context.Context, i int) (bool, error) {
+		_, err := v.repo.PackDirectory(ctx, keys[i])
+		if isLoss(err) || errors.Is(err, storage.ErrNotExist) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	var ours []string
+	err = inOrder(ctx, len(keys), opens, func(i int, ok bool) error {
+		if ok {
+			ours = append(ours, keys[i])
+		}
+		return nil
+	})
+	return ours, err
 }
 
 // byIndex copies what is sound in packs whose directory cannot be read, by what the index says of them.
@@ -239,7 +271,7 @@ func (s *salvage) byIndex(ctx context.Context, blind map[string]bool) error {
 	if len(blind) == 0 {
 		return nil
 	}
-	return s.oldSegments(ctx, s.listing.segments, func(_ string, segment *index.Segment, broken *BadObject) error {
+	return s.oldSegments(ctx, s.listing.segments, func(_, group string, segment *index.Segment, broken *BadObject) error {
 		if broken != nil {
 			return nil
 		}
@@ -251,7 +283,7 @@ func (s *salvage) byIndex(ctx context.Context, blind map[string]bool) error {
 			delete(blind, k.Key)
 			object, err := s.object(ctx, k.Key)
 			if err == nil {
-				err = s.chunks(ctx, k.Key, &k.Directory, object)
+				err = s.chunks(ctx, k.Key, group, &k.Directory, object)
 			}
 			if err != nil {
 				return err
@@ -261,16 +293,16 @@ func (s *salvage) byIndex(ctx context.Context, blind map[string]bool) error {
 	})
 }
 
-// chunks copies what is sound in one pack, nothing where it is gone.
-func (s *salvage) chunks(ctx context.Context, key string, dir *pack.Directory, object []byte) error {
+// chunks copies what is sound in one pack of a group, nothing where it is gone.
+func (s *salvage) chunks(ctx context.Context, key, group string, dir *pack.Directory, object []byte) error {
 	var plain []byte
 	for i := range dir.Entries {
 		e := &dir.Entries[i]
-		if s.to != nil && s.to.has[e.ID] {
+		if s.has(group, e.ID) {
 			continue
 		}
 		if s.listing.damaged[key] {
-			if elsewhere, err := s.elsewhere(e.ID); elsewhere || err != nil {
+			if elsewhere, err := s.elsewhere(group, e.ID); elsewhere || err != nil {
 				if err != nil {
 					return err
 				}
@@ -285,9 +317,9 @@ func (s *salvage) chunks(ctx context.Context, key string, dir *pack.Directory, o
 		}
 		switch {
 		case errors.Is(err, ErrDamaged):
-			err = s.lose(key, e.ID)
+			err = s.lose(key, group, e.ID)
 		case err == nil:
-			err = s.add(ctx, dir, *e, sealed, s.digests(e, plain))
+			err = s.add(ctx, group, dir, *e, sealed, s.digests(group, e, plain))
 		}
 		if err != nil {
 			return err
@@ -297,25 +329,26 @@ func (s *salvage) chunks(ctx context.Context, key string, dir *pack.Directory, o
 }
 
 // digests are those of the pages of a chunk. What the pack has of them may be damaged too.
-func (s *salvage) digests(e *pack.Entry, plain []byte) (prefixes []chunk.Prefix) {
+func (s *salvage) digests(group string, e *pack.Entry, plain []byte) (prefixes []chunk.Prefix) {
 	if e.Form == chunk.FormBytes {
 		return nil
 	}
-	for _, d := range s.hasher.PageDigests(nil, e.Form, plain) {
+	for _, d := range s.hashers[group].PageDigests(nil, e.Form, plain) {
 		prefixes = append(prefixes, chunk.Prefix(d[:chunk.PrefixSize]))
 	}
 	return prefixes
 }
 
-// elsewhere says whether a chunk stands in a pack that nobody said to be damaged.
-func (s *salvage) elsewhere(id chunk.ID) (bool, error) {
-	all, err := s.view.cache.Locations(id, s.view.counts, nil)
+// elsewhere says whether a chunk of a group stands in a pack that nobody said to be damaged.
+func (s *salvage) elsewhere(group string, id chunk.ID) (bool, error) {
+	theirs := s.views[group]
+	all, err := theirs.cache.Locations(id, theirs.counts, nil)
 	return slices.ContainsFunc(all, func(l pack.Location) bool {
 		return !s.listing.damaged[l.Pack] && !slices.Contains(s.o.Packs, l.Pack)
 	}), err
 }
 
-func (s *salvage) add(ctx context.Context, dir *pack.Directory, e pack.Entry, sealed []byte, digests []chunk.Prefix) error {
+func (s *salvage) add(ctx context.Context, group string, dir *pack.Directory, e pack.Entry, sealed []byte, digests []chunk.Prefix) error {
 	if s.to == nil {
 		session, err := s.announce(ctx, SessionOptions{Cluster: pruneCluster, Host: s.o.Host, Now: s.o.Now}, true)
 		if err != nil {
@@ -323,5 +356,9 @@ func (s *salvage) add(ctx context.Context, dir *pack.Directory, e pack.Entry, se
 		}
 		s.to = s.newCopier(session)
 	}
-	return s.to.add(ctx, dir, e, sealed, digests)
+	to, err := s.to.of(group)
+	if err != nil {
+		return err
+	}
+	return to.add(ctx, dir, e, sealed, digests)
 }

@@ -135,7 +135,7 @@ func TestARepairThatCannotTellWhatIsSoundChangesNothing(t *testing.T) {
 	key := list(t, f.store, packsPrefix)[0]
 	flip(t, f.store, key)
 	before := list(t, f.store, "")
-	b, err := owner.bundle.For(keys.Writer)
+	b, err := owner.bundle.Issue(keys.IssueOptions{Name: "writer", Role: keys.Writer, Clusters: []string{keys.AnyCluster}})
 	must(t, err)
 	r, err := newRepo(f.store, owner.config, b)
 	must(t, err)

@@ -41,6 +41,9 @@ func (s *Session) adopt(ctx context.Context, l *listing) error {
 	if f := s.opt.Former; f != "" && !slices.Contains(sids, f) {
 		sids = append(sids, f)
 	}
+	if sids, err = s.trusted(l, sids); err != nil {
+		return err
+	}
 	var found []leftover
 	for _, sid := range sids {
 		if err := s.repo.store.List(ctx, packsPrefix+sid+"/", func(i storage.Info) error {
@@ -67,6 +70,22 @@ func (s *Session) adopt(ctx context.Context, l *listing) error {
 	}
 	s.leftovers = slices.DeleteFunc(found, func(p leftover) bool { return !p.held || !p.data })
 	return nil
+}
+
+// trusted leaves out the unfinished sessions of which it is not known who wrote them, where some key is not to be trusted any more: nobody signs announcements and packs,
+// so only an index segment that counts says that a session is none of that key's. This process's own former one needs none.
+func (s *Session) trusted(l *listing, sids []string) ([]string, error) {
+	if l.distrusted == nil {
+		return sids, nil
+	}
+	named := map[string]bool{}
+	known := s.view.cached()
+	for _, name := range l.segments {
+		if c, ok := known[name]; ok && strings.HasPrefix(name, indexPrefix) && s.view.counts(c.number) {
+			named[segmentSession(name)] = true
+		}
+	}
+	return slices.DeleteFunc(sids, func(sid string) bool { return !named[sid] && sid != s.opt.Former }), nil
 }
 
 // parsePackKey takes the name of a pack apart.
@@ -109,8 +128,8 @@ func (s *Session) adoptPacks(ctx context.Context, found []leftover) error {
 		}
 	}
 	fetch := func(ctx context.Context, i int) (*index.Pack, error) {
-		p, err := s.repo.loosePack(ctx, loose[i].key, loose[i].size)
-		if isLoss(err) {
+		p, group, err := s.repo.loosePack(ctx, loose[i].key, loose[i].size)
+		if isLoss(err) || err == nil && group != s.repo.bundle.Group {
 			return nil, nil
 		}
 		return p, err
@@ -128,32 +147,32 @@ func (s *Session) adoptPacks(ctx context.Context, found []leftover) error {
 }
 
 // loosePack reads the directory of a pack that no segment speaks for, and checks what can be checked without its data:
-// it was sealed for this name, and is as long as it was when it was sealed. ErrMissing, ErrDamaged, ErrVersion.
-func (r *Repo) loosePack(ctx context.Context, key string, size int64) (*index.Pack, error) {
+// it was sealed for this name, and is as long as it was when it was sealed. It also tells of which trust group the pack is. ErrMissing, ErrDamaged, ErrVersion.
+func (r *Repo) loosePack(ctx context.Context, key string, size int64) (_ *index.Pack, group string, err error) {
 	aad, err := r.packKeyAAD(key)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	b, t, err := r.readTail(ctx, key, size, pack.TailSize, false)
 	if errors.Is(err, storage.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
+		return nil, "", fmt.Errorf("%w: %w", ErrMissing, err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	dir, err := pack.OpenDirectory(b, size, r.meta, aad)
+	dir, o, err := r.openDirectory(b, size, aad)
 	if err != nil {
-		return nil, asDamage(key, err)
+		return nil, "", asDamage(key, err)
 	}
 	p := &index.Pack{Key: key, Size: size, Directory: *dir}
 	if err := p.Validate(); err != nil {
-		return nil, asDamage(key, err)
+		return nil, "", asDamage(key, err)
 	}
 	// Every writer puts the sections right behind the chunks: a pack that lost bytes in the middle shows here.
 	if end, _ := t.DigestsAt(); dir.End() != end {
-		return nil, fmt.Errorf("%w: %s: its chunks end at %d, its sections begin at %d", ErrDamaged, key, dir.End(), end)
+		return nil, "", fmt.Errorf("%w: %s: its chunks end at %d, its sections begin at %d", ErrDamaged, key, dir.End(), end)
 	}
-	return p, nil
+	return p, o.group(), nil
 }
 
 // unfinished gives the sessions of a cluster that have no outcome and are newer than its newest snapshot, in order; without self.
@@ -201,14 +220,17 @@ func (r *Repo) newestSnapshot(ctx context.Context, l *listing, cluster string, o
 	slices.Sort(ended)
 	for _, sid := range slices.Backward(ended) {
 		o, err := r.outcome(ctx, snapshotsPrefix+cluster+"/"+sid)
-		if isLoss(err) || errors.Is(err, storage.ErrNotExist) {
+		if isLoss(err) || isForeign(err) || errors.Is(err, storage.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return "", err
 		}
-		if o.Outcome == outcomeSnapshot {
-			return sid, nil
+		if o.Outcome != outcomeSnapshot {
+			continue
+		}
+		if why, err := r.refusal(ctx, snapshotsPrefix+cluster+"/"+sid, o); why == nil || err != nil {
+			return sid, err
 		}
 	}
 	return "", nil

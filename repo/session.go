@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -68,6 +69,13 @@ type outcome struct {
 	Nonce    string          `json:"nonce"`
 	Manifest json.RawMessage `json:"manifest,omitempty"`
 	Segments []string        `json:"segments,omitempty"` // FENCED: index segments that were there before; prunes see to them
+
+	// Of one that was read.
+	by    *keys.Certificate // who signed it; nil in a repository where nobody does
+	group string            // trust group that it is sealed for; "" also of what all groups read
+	// common: it is sealed for all groups, as snapshots are by nobody who is honest.
+	common bool
+	sum    [sha256.Size]byte // of the object
 }
 
 // Outcomes of a session.
@@ -107,7 +115,11 @@ type Session struct {
 // Write runs fn with a new session (W0 to W3 of docs/protocol.md). A session that ends without
 // Commit leaves no snapshot; what it uploaded is published as far as possible, so that the next session finds it.
 // ErrFenced, from Commit: a prune has ended the session; what is in the view of a new one need not be read again.
+// keys.ErrOrigin, before fn, or from Commit: the key may not commit this, or not any more.
 func (r *Repo) Write(ctx context.Context, o SessionOptions, fn func(ctx context.Context, s *Session) error) (err error) {
+	if err := r.mayCommit(ctx, o); err != nil {
+		return err
+	}
 	s, err := r.announce(ctx, o, false)
 	if err != nil {
 		return err
@@ -298,7 +310,11 @@ func (s *Session) Commit(ctx context.Context, manifest []byte) error {
 		return fmt.Errorf("commit %s: %w", key, err)
 	}
 	s.book.committed = true
-	if err := s.confirm(ctx); err != nil {
+	err := s.confirm(ctx)
+	if err == nil {
+		err = s.confirmKey(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("confirm commit of %s: %w", s.sid, err)
 	}
 	return nil
@@ -310,7 +326,8 @@ func (r *Repo) end(ctx context.Context, key string, o *outcome) error {
 	if err != nil {
 		return err
 	}
-	err = r.store.Put(ctx, key, r.seal(kindOutcome, key, text))
+	// That a session ended otherwise than by a snapshot all groups must know.
+	err = r.store.Put(ctx, key, r.sealFor(kindOutcome, o.Outcome != outcomeSnapshot, key, text))
 	if err == nil || errors.Is(err, storage.ErrNotDurable) {
 		return err
 	}
@@ -352,21 +369,6 @@ func (s *Session) confirm(ctx context.Context) error {
 		return ErrFenced
 	}
 	return nil
-}
-
-func (r *Repo) outcome(ctx context.Context, key string) (*outcome, error) {
-	b, err := r.get(ctx, kindOutcome, key)
-	if err != nil {
-		return nil, err
-	}
-	var o outcome
-	if err := json.Unmarshal(b, &o); err != nil {
-		return nil, fmt.Errorf("%w: %s is not an outcome", ErrDamaged, key)
-	}
-	if o.Version != 1 {
-		return nil, fmt.Errorf("%w: %s has version %d", ErrVersion, key, o.Version)
-	}
-	return &o, nil
 }
 
 // leave publishes what is already durable, for the next session to use. It is what a person who pressed Ctrl-C would
@@ -427,7 +429,7 @@ func (s *Session) writeSegment(ctx context.Context, segment *index.Segment, n in
 	if !named {
 		return nil
 	}
-	if err := s.view.cache.Finish(number, key); err != nil {
+	if err := s.view.finish(number, key); err != nil {
 		return fmt.Errorf("note index segment: %w", err)
 	}
 	return nil

@@ -17,6 +17,9 @@ import (
 
 // publish creates gc/<n+1>: with it, and not before, all that the run decided is true (P7). ErrOvertaken: another run took the number.
 func (p *pruner) publish(ctx context.Context) error {
+	if err := p.knowsAllGroups(ctx); err != nil {
+		return err
+	}
 	text, err := p.run.marshal()
 	if err != nil {
 		return err

@@ -2,6 +2,8 @@ package repo
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -21,7 +23,10 @@ import (
 type View struct {
 	repo    *Repo
 	who     reader
+	one     bool // only segments of group count: see in
+	group   string
 	cache   *index.Cache
+	shared  bool   // with another view, which closes it
 	temp    string // directory to remove on Close
 	digests digestCache
 	ahead   readAhead
@@ -29,11 +34,14 @@ type View struct {
 	loading sync.Mutex // one after the other: what one view needs another must not make the cache forget
 
 	mu       sync.RWMutex
-	segments map[uint32]bool // those that count, by number in the cache
-	barred   map[string]bool // packs that are about to be deleted, by key; a writer's view only
-	lost     map[string]bool // packs that turned out to be gone or damaged, by key: see hasLastResort
-	damaged  map[string]bool // packs that somebody said to be damaged, likewise
-	broken   []BadObject     // what of the index cannot be read
+	segments map[uint32]bool   // those that count, by number in the cache
+	whose    map[uint32]string // by the same numbers, of these and others that are not to be forgotten: their groups
+	foreign  []string          // names of segments of groups whose keys are not there
+	barred   map[string]bool   // packs that are about to be deleted, by key; a writer's view only
+	lost     map[string]bool   // packs that turned out to be gone or damaged, by key: see hasLastResort
+	damaged  map[string]bool   // packs that somebody said to be damaged, likewise
+	broken   []BadObject       // what of the index cannot be read
+	distrust *distrust         // whose packs do not count; a writer's view only
 }
 
 // OpenView loads the index. What the cluster's cache in cacheDir already knows of it is not fetched again; a cache that is
@@ -46,12 +54,13 @@ func (r *Repo) OpenView(ctx context.Context, cacheDir, cluster string) (*View, e
 }
 
 func (r *Repo) openView(ctx context.Context, cacheDir, cluster string, who reader) (*View, *listing, error) {
-	path := ""
-	if cacheDir != "" && storage.CheckPart(cluster) == nil {
-		path = filepath.Join(cacheDir, r.config.ID, cluster)
+	path, err := r.cachePath(cacheDir, cluster)
+	if err != nil {
+		return nil, nil, err
 	}
 	open := func(path string) (*View, *listing, error) {
-		v := &View{repo: r, who: who}
+		// What a session refers to must be there for whoever has its own group's keys, and no more.
+		v := &View{repo: r, who: who, one: who == forWriting || r.open.only, group: r.bundle.Group}
 		if err := v.openCache(path, cacheDir == ""); err != nil {
 			return nil, nil, err
 		}
@@ -66,6 +75,29 @@ func (r *Repo) openView(ctx context.Context, cacheDir, cluster string, who reade
 		v, l, err = open("") // beside it, in a place that is removed afterwards
 	}
 	return v, l, err
+}
+
+// cachePath is where a cluster's cache is, "" for none. Who has the keys of other groups has one of his own: a cache says of a segment that it is
+// foreign, too, and holds what not everybody may read.
+func (r *Repo) cachePath(cacheDir, cluster string) (string, error) {
+	if cacheDir == "" || storage.CheckPart(cluster) != nil {
+		return "", nil
+	}
+	all, err := r.groups()
+	if err != nil {
+		return "", err
+	}
+	name := cluster
+	if len(all) > 1 || all[0].name != "" {
+		var tags []string
+		for _, g := range all {
+			tags = append(tags, g.tag())
+		}
+		slices.Sort(tags)
+		sum := sha256.Sum256([]byte(strings.Join(tags, " ")))
+		name += "@" + hex.EncodeToString(sum[:8]) // which is in no cluster's name
+	}
+	return filepath.Join(cacheDir, r.config.ID, name), nil
 }
 
 // openCache opens the cache in the directory path, or where that does not work, in one that is removed afterwards.
@@ -109,8 +141,8 @@ func (v *View) load(ctx context.Context) (*listing, error) {
 		if err != nil {
 			return nil, err
 		}
-		segments, broken, bases, err := v.loadSegments(ctx, l.segments)
-		pruned = pruned || bases
+		found, err := v.loadSegments(ctx, l)
+		pruned = pruned || found.bases
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +155,8 @@ func (v *View) load(ctx context.Context) (*listing, error) {
 			continue
 		}
 		v.mu.Lock()
-		v.segments, v.lost, v.barred, v.damaged, v.broken = segments, nil, nil, l.damaged, broken
+		v.segments, v.whose, v.foreign, v.broken = found.segments, found.whose, found.foreign, found.broken
+		v.lost, v.barred, v.damaged, v.distrust = nil, nil, l.damaged, l.distrusted
 		if v.who == forWriting {
 			v.barred = l.run.barred()
 		}
@@ -138,55 +171,133 @@ func (v *View) load(ctx context.Context) (*listing, error) {
 // forgetOld makes the cache forget the segments that the newest bases stand for, and the packs that were deleted. Names of segments are
 // never used again. One that only this view passes over is fetched once more by the next that wants it.
 func (v *View) forgetOld() error {
-	if err := v.cache.Retain(v.counts); errors.Is(err, index.ErrCache) {
+	if err := v.cache.Retain(v.keeps); errors.Is(err, index.ErrCache) {
 		return err
 	}
 	return nil // what stays takes room, no more
 }
 
-// loadSegments brings segments into the cache and returns their numbers, and whether it had to fetch a base. Those that are gone or damaged
-// it passes over and lists.
-func (v *View) loadSegments(ctx context.Context, names []string) (_ map[uint32]bool, broken []BadObject, bases bool, err error) {
-	loaded := v.cache.Loaded()
-	numbers := make(map[uint32]bool, len(names))
-	for _, name := range names {
-		n, ok := loaded[name]
-		if !ok {
-			segment, err := v.repo.segment(ctx, name)
-			if bad := asUnreadable(name, err); bad != nil {
-				broken = append(broken, *bad)
-				continue
-			}
-			if err != nil {
-				return nil, nil, bases, fmt.Errorf("load index: %w", err)
-			}
-			if n, err = v.cache.Add(name, segment); err != nil {
-				return nil, nil, bases, fmt.Errorf("cache index segment %s: %w", name, err)
-			}
-			bases = bases || strings.HasPrefix(name, basePrefix)
-		}
-		numbers[n] = true
-	}
-	return numbers, broken, bases, nil
+// keeps says whether a segment is one of those that were listed last.
+func (v *View) keeps(n uint32) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	_, ok := v.whose[n]
+	return ok
 }
 
-// segment reads an index segment, or a shard of the base.
-func (r *Repo) segment(ctx context.Context, name string) (*index.Segment, error) {
-	text, err := r.get(ctx, kindIndex, name)
-	if err != nil {
-		return nil, err
+// loaded is what loadSegments found.
+type loaded struct {
+	segments map[uint32]bool // as View has them
+	whose    map[uint32]string
+	foreign  []string
+	broken   []BadObject
+	bases    bool // it had to fetch one
+}
+
+// loadSegments brings segments into the cache. Those that are gone or damaged it passes over and lists, and those of groups whose keys are not
+// there likewise.
+func (v *View) loadSegments(ctx context.Context, l *listing) (*loaded, error) {
+	names, known := l.segments, v.cached()
+	found := &loaded{segments: make(map[uint32]bool, len(names)), whose: make(map[uint32]string, len(names))}
+	tags := l.run.tags()
+	for _, name := range names {
+		c, ok := known[name]
+		if !ok && !v.repo.hasAll() && v.repo.lacks(tags[name]) {
+			found.foreign = append(found.foreign, name) // nobody need ask the storage for it
+			continue
+		}
+		if !ok {
+			segment, group, by, err := v.repo.signedSegment(ctx, name)
+			if bad := asUnreadable(name, err); bad != nil {
+				found.broken = append(found.broken, *bad)
+				continue
+			}
+			if err != nil && !isForeign(err) {
+				return found, fmt.Errorf("load index: %w", err)
+			}
+			c = cachedSegment{group: group, by: by, foreign: err != nil}
+			if !strings.HasPrefix(name, indexPrefix) { // a shard is what a run has made of what counted, whoever ran it
+				c.by = ""
+			}
+			if c.foreign {
+				segment = &index.Segment{} // for the next time
+			}
+			if c.number, err = v.cache.Add(c.name(name), segment); err != nil {
+				return found, fmt.Errorf("cache index segment %s: %w", name, err)
+			}
+			found.bases = found.bases || strings.HasPrefix(name, basePrefix)
+		}
+		found.whose[c.number] = c.group
+		if c.foreign {
+			found.foreign = append(found.foreign, name)
+		} else if (!v.one || c.group == v.group) && !l.distrusted.signer(c.by) {
+			found.segments[c.number] = true
+		}
 	}
-	s, err := index.Parse(text)
-	if err != nil {
-		return nil, asDamage(name, err)
+	return found, nil
+}
+
+// cachedSegment is one that the cache holds. It knows it by a name in which the group and the signer are, so that it need not be asked twice whose it is.
+type cachedSegment struct {
+	number  uint32
+	group   string
+	by      string // entry of the key that has signed it; "" of what nobody signs, and of a shard of the base
+	foreign bool   // then the cache holds its name only
+}
+
+// No object's name has this in it.
+const groupMark = "\x00"
+
+func (c cachedSegment) name(key string) string {
+	switch {
+	case c.by != "":
+		return c.group + groupMark + key + groupMark + c.by
+	case c.group == "" && !c.foreign:
+		return key
 	}
-	return s, nil
+	return c.group + groupMark + key // of what is foreign no group is known
+}
+
+// cached gives what the cache holds by the objects' names.
+func (v *View) cached() map[string]cachedSegment {
+	all := v.cache.Loaded()
+	out := make(map[string]cachedSegment, len(all))
+	for name, number := range all {
+		c, key := cachedSegment{number: number}, name
+		if group, rest, marked := strings.Cut(name, groupMark); marked {
+			c.group, key = group, rest
+			key, c.by, _ = strings.Cut(rest, groupMark)
+			c.foreign = group == "" && c.by == ""
+		}
+		if c.by == "" && !c.foreign && v.repo.signed() && strings.HasPrefix(key, indexPrefix) {
+			continue // as an earlier program has named it: by whom it is must be asked
+		}
+		out[key] = c
+	}
+	return out
+}
+
+// in is a view of what segments of one group say, of what v says now; v itself if there is no other group. It ends with v.
+func (v *View) in(group string) *View {
+	if len(v.repo.bundle.Groups()) == 1 || v.one {
+		return v
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	g := &View{repo: v.repo, who: v.who, one: true, group: group, cache: v.cache, shared: true,
+		segments: map[uint32]bool{}, whose: v.whose, foreign: v.foreign, barred: v.barred, damaged: v.damaged, broken: v.broken}
+	for n := range v.segments {
+		if v.whose[n] == group {
+			g.segments[n] = true
+		}
+	}
+	return g
 }
 
 // Close releases the cache.
 func (v *View) Close() error {
 	var err error
-	if v.cache != nil {
+	if v.cache != nil && !v.shared {
 		err = v.cache.Close()
 	}
 	if v.temp != "" {
@@ -204,8 +315,17 @@ func (v *View) begin() (uint32, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.segments[n] = true
+	v.segments[n], v.whose[n] = true, v.group
 	return n, nil
+}
+
+// finish says that the packs under a number of begin are now those of the segment under key.
+func (v *View) finish(n uint32, key string) error {
+	c := cachedSegment{group: v.group}
+	if by := v.repo.bundle.Certificate(); by != nil {
+		c.by = by.Entry
+	}
+	return v.cache.Finish(n, c.name(key))
 }
 
 func (v *View) counts(n uint32) bool {
@@ -218,7 +338,7 @@ func (v *View) counts(n uint32) bool {
 func (v *View) excepted() func(key string) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	if len(v.barred)+len(v.lost)+len(v.damaged) == 0 {
+	if len(v.barred)+len(v.lost)+len(v.damaged) == 0 && v.distrust == nil {
 		return nil
 	}
 	return v.isExcepted
@@ -227,7 +347,7 @@ func (v *View) excepted() func(key string) bool {
 func (v *View) isExcepted(key string) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return v.barred[key] || v.lost[key] || v.damaged[key]
+	return v.barred[key] || v.lost[key] || v.damaged[key] || v.distrust.pack(key)
 }
 
 func (v *View) has(id chunk.ID) (bool, error) {

@@ -39,9 +39,31 @@ func (r *Repo) wholeBy(ctx context.Context, cacheDir string, snapshots []Commit,
 	if err := v.unreadableIndex(); err != nil {
 		return nil, 0, err
 	}
-	placed, err := v.placed(ctx)
+	groups, err := r.groups()
 	if err != nil {
 		return nil, 0, err
+	}
+	whole = make([]bool, len(snapshots))
+	for _, g := range groups {
+		if err := v.in(g.name).whole(ctx, g.name, snapshots, whole, mark); err != nil {
+			return nil, 0, err
+		}
+	}
+	return whole, l.run.Number, nil
+}
+
+// whole finds it out for the snapshots of one trust group.
+func (v *View) whole(ctx context.Context, group string, snapshots []Commit, whole []bool, mark Marker) error {
+	var readable []Commit
+	for i, c := range snapshots {
+		if c.Err == nil && c.Group == group {
+			whole[i] = true
+			readable = append(readable, c)
+		}
+	}
+	placed, err := v.placed(ctx)
+	if err != nil {
+		return err
 	}
 	lacks := func(some []Commit) (bool, error) {
 		missing := false
@@ -51,22 +73,15 @@ func (r *Repo) wholeBy(ctx context.Context, cacheDir string, snapshots []Commit,
 		}
 		return missing || err != nil, nil
 	}
-	whole = make([]bool, len(snapshots))
-	var readable []Commit
-	for i, c := range snapshots {
-		if whole[i] = c.Err == nil; whole[i] {
-			readable = append(readable, c)
-		}
-	}
 	any, err := lacks(readable)
 	for i, c := range snapshots {
-		if err == nil && any && whole[i] {
+		if err == nil && any && whole[i] && c.Group == group {
 			var lost bool
 			lost, err = lacks([]Commit{c})
 			whole[i] = !lost
 		}
 	}
-	return whole, l.run.Number, err
+	return err
 }
 
 // placed gives the chunks that stand in a pack that is there and was not given up.

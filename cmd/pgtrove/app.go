@@ -29,6 +29,12 @@ type app struct {
 	started  bool // the command line was understood: what fails now is no usage error
 	// unattended commands never ask, and remember what a passphrase opens.
 	unattended bool
+	// recoveryKey is the identity file that restore_command is to use, "" for what this command uses.
+	recoveryKey string
+	// told are the passphrases that a person or a file has told, which no message shows.
+	told []secret
+	// sshPassphrases are those that were asked for, by the fingerprint of the SSH key.
+	sshPassphrases map[string]secret
 	// meter counts what the storage is asked for, once one is open.
 	meter *meter.Store
 	// remote is the driver, if the repository is in object storage.
@@ -105,6 +111,7 @@ func (a *app) commands() []*cobra.Command {
 		newWALCommand(a),
 		newInfoCommand(a),
 		newCheckCommand(a),
+		newKeyCommand(a),
 		newVerifyCommand(a),
 		newRebuildIndexCommand(a),
 		newInspectCommand(a),

@@ -16,6 +16,7 @@ import (
 type catalog struct {
 	snapshots []*snapshot.Manifest // by stop time; without those that are forgotten
 	damaged   []error              // of commits that do not open, each naming its object; forgotten ones are no loss
+	refused   []refusedSnapshot    // that claim to be somebody's who did not make them, or whose key was removed; not those that are forgotten
 	commits   []repo.Commit        // all of them, those that are forgotten or damaged too, by cluster and ID
 }
 
@@ -28,7 +29,11 @@ func loadCatalog(ctx context.Context, r *repo.Repo, cluster string) (*catalog, e
 			return nil
 		}
 		m, err := parseCommit(commit)
-		if err != nil {
+		switch {
+		case isRefused(commit):
+			c.refused = append(c.refused, refusedSnapshot{commit.ID, commit.Cluster, err})
+			return nil
+		case err != nil:
 			c.damaged = append(c.damaged, err)
 			return nil
 		}
@@ -94,6 +99,9 @@ func (c *catalog) findShown(name string) (*snapshot.Manifest, error) {
 		return m, nil
 	}
 	err = fmt.Errorf("find snapshot: %w", err)
+	if s := c.findRefused(name); s != nil {
+		return nil, withHint(s.err, "find out who wrote it; `pgtrove forget %s` removes it", s.id)
+	}
 	if gone, lookErr := snapshot.Find(c.stubs(true), name); lookErr == nil && errors.Is(err, snapshot.ErrNotFound) && name != snapshot.Latest {
 		return nil, withHint(err, "it is forgotten: until the next prune `pgtrove pin %s` brings it back", gone.ID)
 	}

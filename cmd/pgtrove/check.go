@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/pgsource"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/snapshot"
@@ -94,7 +95,7 @@ func (a *app) check(ctx context.Context, o checkOptions) error {
 	}
 	i := cluster.Info()
 	c.ok("server", "PostgreSQL %d.%d, system %s, data directory %s", i.Version/10000, i.Version%10000, i.SystemID, cluster.DataDir())
-	c.ok("repository", "%s opens", r.Config().ID[:16])
+	c.ok("repository", "%s opens%s", r.Config().ID[:16], whatOpens(r))
 	if err := c.recovery(ctx); err != nil {
 		return err
 	}
@@ -112,6 +113,16 @@ func (a *app) check(ctx context.Context, o checkOptions) error {
 	return c.show()
 }
 
+// whatOpens says whose key is on this host, and what it is worth to whoever steals it.
+func whatOpens(r *repo.Repo) string {
+	c := r.Certificate()
+	if c == nil {
+		return ""
+	}
+	opens := map[keys.Role]string{keys.Owner: "all backups", keys.Standby: "WAL, but no backup", keys.Writer: "no backup and no WAL"}[c.Role]
+	return fmt.Sprintf(" with the key %s, a %s's, which opens %s", c.Name, c.Role, opens)
+}
+
 // recovery looks at what there is to recover from.
 func (c *checkup) recovery(ctx context.Context) error {
 	catalog, err := loadCatalog(ctx, c.repo, c.name)
@@ -120,6 +131,9 @@ func (c *checkup) recovery(ctx context.Context) error {
 	}
 	for _, err := range catalog.damaged {
 		c.add("snapshots", statusProblem, "run `pgtrove verify`", "%v", err)
+	}
+	for _, s := range catalog.refused {
+		c.add("snapshots", statusProblem, "find out who wrote it: that host may be in wrong hands (`pgtrove key remove`). Then `pgtrove forget "+s.id+"`", "refused: %v", s.err)
 	}
 	k := archiveKey{c.name, c.cluster.Info().SystemID}
 	for _, m := range catalog.snapshots {

@@ -207,7 +207,7 @@ func (a *app) hint(err error) string {
 
 // redact is the last line of defence: no message shows the passphrase, whatever a library put into it.
 func (a *app) redact(text string) string {
-	secrets := []secret{a.settings.Password}
+	secrets := append([]secret{a.settings.Password}, a.told...)
 	if v, ok := a.env.get("PGPASSWORD"); ok {
 		secrets = append(secrets, secret(v))
 	}

@@ -21,7 +21,7 @@ import (
 // (go test ./cmd/pgtrove -run ExitCodesPage -update).
 func exitRules() []exitRule {
 	var rules []exitRule
-	for _, part := range [][]exitRule{commandRules(), receiveRules(), sourceRules(), pruneRules(), repositoryRules(), clusterRules(), storageRules()} {
+	for _, part := range [][]exitRule{commandRules(), receiveRules(), sourceRules(), pruneRules(), keyRules(), repositoryRules(), clusterRules(), storageRules()} {
 		rules = append(rules, part...)
 	}
 	return append(rules, exitRule{name: "any other", code: codeOther, meaning: "not classified"})
@@ -39,6 +39,62 @@ func commandRules() []exitRule {
 			meaning: "a check of the command said no"},
 		{name: "absent file", is: errAbsentFile, code: codeAbsent,
 			meaning: "the archive was read and does not hold the WAL file"},
+	}
+}
+
+func keyRules() []exitRule {
+	return []exitRule{
+		{name: "`keys.ErrLocked`", is: keys.ErrLocked, code: codeLocked,
+			meaning: "the identity or passphrase opens no key of the repository",
+			hint:    "give the identity file that `pgtrove init` or `pgtrove key add` made (--key-file, PGTROVE_KEY_FILE) or the passphrase (--password-file, PGTROVE_PASSWORD)"},
+		{name: "no key", is: errNoKey, code: codeLocked,
+			meaning: "neither identity file nor passphrase was given or found",
+			hint:    "give the identity file that `pgtrove init` or `pgtrove key add` made (--key-file, PGTROVE_KEY_FILE) or the passphrase (--password-file, PGTROVE_PASSWORD)"},
+		{name: "`keys.ErrRole`", is: keys.ErrRole, code: codeLocked,
+			meaning: "the role of the key does not allow this",
+			hint:    "use an owner's identity (--key-file FILE)"},
+		{name: "`repo.ErrNoKey`", is: repo.ErrNoKey, code: codeAbsent,
+			meaning: "the repository has no key of this name or ID",
+			hint:    "`pgtrove key list` lists them"},
+		{name: "`repo.ErrLastOwner`", is: repo.ErrLastOwner, code: codeRefused,
+			meaning: "without this key nobody could open the backups any more",
+			hint:    "give somebody else an owner's key first: `pgtrove key add --role owner`"},
+		{name: "`repo.ErrInUse`", is: repo.ErrInUse, code: codeRefused,
+			meaning: "an owner's key cannot remove itself: that another owner's opens the repository has to be shown first",
+			hint:    "remove it with the identity of another owner (--key-file FILE)"},
+		{name: "`repo.ErrUnproven`", is: repo.ErrUnproven, code: codeRefused,
+			meaning: "the only owner's key is not moved to an identity that is not here: if it opens nothing, nobody could open the backups any more",
+			hint:    "add it as a second owner, `pgtrove key add --role owner`, and remove this one with it; or let a new identity be made (--output)"},
+		{name: "`repo.ErrStale`", is: repo.ErrStale, code: codeBusy,
+			meaning: "another owner has changed the keys meanwhile",
+			hint:    "run it again"},
+		{name: "`repo.ErrRemoving`", is: repo.ErrRemoving, code: codeRefused,
+			meaning: "a key is being removed, and must not be given new keys",
+			hint:    "`pgtrove key list` shows it; finish that with `pgtrove key remove ID`, and run it again"},
+		{name: "`repo.ErrClaimed`", is: repo.ErrClaimed, code: codeBusy,
+			meaning: "hosts with other keys go on to commit snapshots under the name that a key was to get",
+			hint:    "run it again, when no backup runs on the host of that name"},
+		{name: "`keys.ErrOrigin`", is: keys.ErrOrigin, code: codeRefused,
+			meaning: "something is not by whom it claims to be: a snapshot by a key that may not write it, or a bundle that the repository's root key has not certified",
+			hint:    "`pgtrove key list` says which key may write for which cluster; each host has a key of its own, which has its name"},
+		{name: "`repo.ErrName`", is: repo.ErrName, code: codeRefused,
+			meaning: "another key has this name",
+			hint:    "`pgtrove key rotate NAME` makes a new identity for it; or give another --name"},
+		{name: "`repo.PassphraseError`", as: isA[*repo.PassphraseError], code: codeRefused,
+			meaning: "a key that a passphrase opens would have to be wrapped again, and nobody told the passphrase; nothing was changed",
+			hint:    "run it on a terminal, where it is asked for; or `pgtrove key rotate NAME` gives that key an identity, or `pgtrove key remove NAME`"},
+		{name: "`repo.ErrUnsigned`", is: repo.ErrUnsigned, code: codeRefused,
+			meaning: "the repository was made by an older version, and has one key for all",
+			hint:    "`pgtrove init` makes a new repository with keys for each host; back up into that, and keep the old one as long as you need it"},
+		{name: "`keys.ErrPlugin`", is: keys.ErrPlugin, code: codeLocked,
+			meaning: "an identity or a recipient needs a plugin of age that is not there",
+			hint:    "install the plugin, age-plugin-NAME, where this account's PATH finds it"},
+		{name: "`keys.ErrFormat`", is: keys.ErrFormat, code: codeLocked,
+			meaning: "the identity file is none",
+			hint:    "give the file that `pgtrove init` or `pgtrove key add` made, unchanged, or what was typed from its paper copy"},
+		{name: "`keys.ErrVersion`", is: keys.ErrVersion, code: codeRefused,
+			meaning: "a key was written by a newer program",
+			hint:    "update pgtrove on this machine"},
 	}
 }
 
@@ -65,21 +121,6 @@ func repositoryRules() []exitRule {
 		{name: "`repo.ErrFenced`", is: repo.ErrFenced, code: codeOther,
 			meaning: "prunes ended this backup again and again before it could commit",
 			hint:    "run the backup again; what it uploaded is used again"},
-		{name: "`keys.ErrLocked`", is: keys.ErrLocked, code: codeLocked,
-			meaning: "the identity or passphrase opens no key of the repository",
-			hint:    "give the identity file that `pgtrove init` made (--key-file, PGTROVE_KEY_FILE) or the passphrase (--password-file, PGTROVE_PASSWORD)"},
-		{name: "no key", is: errNoKey, code: codeLocked,
-			meaning: "neither identity file nor passphrase was given or found",
-			hint:    "give the identity file that `pgtrove init` made (--key-file, PGTROVE_KEY_FILE) or the passphrase (--password-file, PGTROVE_PASSWORD)"},
-		{name: "`keys.ErrRole`", is: keys.ErrRole, code: codeLocked,
-			meaning: "the key may not read this",
-			hint:    "use a key of the role owner"},
-		{name: "`keys.ErrFormat`", is: keys.ErrFormat, code: codeLocked,
-			meaning: "the identity file is none",
-			hint:    "give the file that `pgtrove init` made, unchanged"},
-		{name: "`keys.ErrVersion`", is: keys.ErrVersion, code: codeRefused,
-			meaning: "a key was written by a newer program",
-			hint:    "update pgtrove on this machine"},
 		{name: "`repo.IndexError`", as: isA[*repo.IndexError], code: codeDamaged,
 			meaning: "a part of the index is gone or damaged; prune changes nothing then, and what only that part knows of is not found",
 			hint:    "`pgtrove rebuild-index` makes the index anew from the packs"},

@@ -47,7 +47,7 @@ func newRetainer(t *testing.T) *retainer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &retainer{t: t, identity: ids[0], now: morning(0), walState: snapshot.WALComplete, timeline: 1}
+	w := &retainer{t: t, identity: ids.Identities[0], now: morning(0), walState: snapshot.WALComplete, timeline: 1}
 	w.app = &app{env: environmentOf(nil), out: &output{stdout: &w.stdout, stderr: &w.stderr}, unattended: true}
 	w.settings.CacheDir = filepath.Join(t.TempDir(), "cache")
 	w.store = mem.New(func() time.Time { return w.now })

@@ -80,6 +80,7 @@ func (a *app) forgetByPolicy(ctx context.Context, r *repo.Repo, now time.Time, o
 	if err := a.showPlan(plan, o.dryRun); err != nil {
 		return nil, err
 	}
+	a.warnRefused(c)
 	if !o.dryRun {
 		if err := a.carryOut(ctx, r, plan); err != nil {
 			return nil, err
@@ -117,7 +118,7 @@ func (p *clusterPlan) narrows(v snapshot.Verdict) bool {
 // planForget judges the snapshots of the catalog that are not forgotten.
 func (a *app) planForget(ctx context.Context, r *repo.Repo, c *catalog, now time.Time, o forgetOptions) (*forgetPlan, error) {
 	var shown []repo.Commit
-	for _, commit := range c.commits {
+	for _, commit := range unrefused(c.commits) { // what somebody made up must not take the place of a good one
 		if !hidden(commit) {
 			shown = append(shown, commit)
 		}

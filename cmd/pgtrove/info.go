@@ -161,6 +161,9 @@ func (a *app) info(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := a.showRefused(catalog); err != nil {
+		return err
+	}
 	return catalog.damage(a)
 }
 

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"github.com/pgtrove/pgtrove/internal/durable"
@@ -31,6 +32,11 @@ PGTROVE_PASSWORD or --passphrase) there is no identity file.
 
 Without the identity file or the passphrase nobody can read the backups. Keep a copy elsewhere.
 
+With --owner-recipient the host that makes the repository never holds what opens it: the owner's identity stays where it is, and only
+its public half is given here (age-keygen -pq makes one; pgtrove can open with it). Give several, for several owners. The host gets an identity of
+its own at --key-file, of a writer, or with --role standby one that also opens WAL, and writes for the cluster of --cluster. More keys are made
+later by an owner, with ` + "`pgtrove key add`" + `.
+
 In a directory nothing keeps a host that backs up from deleting or changing what is there. In a bucket the storage does, if
 each host has an account of its own: docs/object-storage.md has a policy for each kind, and what else the bucket needs.
 
@@ -46,10 +52,16 @@ needs s3:PutObjectRetention where it writes.`,
 	}
 	c.Flags().BoolVar(&o.passphrase, "passphrase", false, "ask for a passphrase on the terminal")
 	c.Flags().BoolVar(&o.unsafe, "allow-unsafe-storage", false, "make it in storage that failed the test, and never let two commands write at once")
+	c.Flags().StringArrayVar(&o.owners, "owner-recipient", nil, "wrap the owner's key for this `recipient` of age: age1..., age1pq1..., ssh-ed25519 ... or a plugin's; may be given several times")
+	c.Flags().StringVar(&o.role, "role", "", "with --owner-recipient, the `role` of this host's own key: writer (default) or standby")
+	c.Flags().StringVar(&o.name, "name", "", "`name` of the key: this host's with --owner-recipient (default: the host's name), else the owner's (default \"owner\")")
 	lock := c.Flags().String("object-lock", "", "let nobody delete what is written for so many `days`, such as 14d; in object storage only")
 	c.RunE = a.run(func(ctx context.Context, _ []string) (err error) {
 		if o.lockDays, err = parseDays(*lock); err != nil {
 			return usageError{err: fmt.Errorf("--object-lock %w", err), command: "pgtrove init"}
+		}
+		if err := o.validate(); err != nil {
+			return err
 		}
 		return a.init(ctx, o)
 	})
@@ -60,6 +72,46 @@ needs s3:PutObjectRetention where it writes.`,
 type initOptions struct {
 	passphrase, unsafe bool
 	lockDays           int // 0: no object lock
+	owners             []string
+	role, name         string
+	recipients         []repo.Recipient // of owners
+}
+
+func (o *initOptions) validate() error {
+	wrong := func(format string, args ...any) error {
+		return usageError{err: fmt.Errorf(format, args...), command: "pgtrove init"}
+	}
+	switch {
+	case o.role != "" && len(o.owners) == 0:
+		return wrong("--role is for the host's own key beside --owner-recipient; without that, the key made here is the owner's")
+	case o.role != "" && o.role != string(keys.Writer) && o.role != string(keys.Standby):
+		return wrong("--role %q: give writer or standby", o.role)
+	case o.name != "" && checkClusterName(o.name) != nil:
+		return wrong("--name %q: use up to 63 letters, digits, '.', '_' and '-', beginning with a letter or digit", o.name)
+	}
+	for _, text := range o.owners {
+		r, err := parseRecipient(text)
+		if err != nil {
+			return err
+		}
+		o.recipients = append(o.recipients, r)
+	}
+	return nil
+}
+
+// hostKey is the key of the host that makes a repository whose owner is elsewhere.
+func (a *app) hostKey(o initOptions, opener repo.Recipient) *repo.NewKey {
+	k := &repo.NewKey{Name: o.name, Role: keys.Writer, Clusters: []string{a.settings.clusterName()}, Recipients: []repo.Recipient{opener}}
+	if o.role != "" {
+		k.Role = keys.Role(o.role)
+	}
+	if host, err := os.Hostname(); k.Name == "" && err == nil && checkClusterName(host) == nil {
+		k.Name = host
+	}
+	if k.Name == "" {
+		k.Name = string(k.Role)
+	}
+	return k
 }
 
 func (a *app) init(ctx context.Context, o initOptions) error {
@@ -85,25 +137,44 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 	if err != nil {
 		return fmt.Errorf("make repository %s: %w", name, refusal(err))
 	}
-	recipient := age.Recipient(nil)
+	opener := repo.Recipient{}
 	if keyFile == "" {
-		recipient, _, err = keys.Passphrase(string(pass))
+		opener, err = passphraseRecipient(pass)
 	} else {
-		recipient, err = makeIdentity(keyFile) // durable before anything depends on it
+		opener, err = makeIdentity(keyFile, nil, "--key-file") // durable before anything depends on it
 	}
 	if err != nil {
 		return err
 	}
 	a.obey(repo.Config{Params: repo.Params{ObjectLockDays: o.lockDays}})
-	r, err := repo.InitWith(ctx, store, recipient, time.Now(), repo.InitOptions{Storage: tested, ObjectLockDays: o.lockDays})
+	options := repo.InitOptions{Storage: tested, ObjectLockDays: o.lockDays, Name: o.name, Owners: []repo.Recipient{opener}}
+	if len(o.recipients) > 0 {
+		options.Name, options.Owners, options.Host = "", o.recipients, a.hostKey(o, opener)
+	}
+	r, err := repo.InitWith(ctx, store, nil, time.Now(), options)
 	if err != nil {
 		undoInit(err, name, keyFile)
 		return fmt.Errorf("make repository %s: %w", name, a.adviseInit(err, tested != nil, o.lockDays > 0, keyFile))
 	}
-	if err := a.showInit(r.Config(), name, keyFile); err != nil {
+	if keyFile != "" {
+		a.pinIdentity(keyFile, r.Root())
+	}
+	if err := a.showInit(r, name, keyFile, o); err != nil {
 		return a.untold(err, keyFile)
 	}
 	return nil
+}
+
+// pinIdentity notes in a new identity file which repository it is for, so that it opens no other that somebody puts in its place. Without the note it
+// opens the repository as well.
+func (a *app) pinIdentity(path string, root ed25519.PublicKey) {
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = durable.Replace(path, 0o600, keys.PinRoot(text, root))
+	}
+	if err != nil {
+		a.out.warn("the identity file %s does not say which repository it is for, so that it would also open another that was put in its place: %v", path, err)
+	}
 }
 
 // undoInit takes away what a repository that failed with err leaves, unless it may be there all the same: then the identity is all that opens it. Of
@@ -138,7 +209,7 @@ func (a *app) createStorage(ctx context.Context, name, keyFile string, unsafe bo
 	// Where there is no directory there is no repository either, which would be the first thing to say.
 	if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) && keyFile != "" {
 		if _, err := os.Lstat(keyFile); err == nil {
-			return nil, nil, identityExists(keyFile)
+			return nil, nil, identityExists(keyFile, "--key-file")
 		}
 	}
 	driver, err := storagefs.Create(name)
@@ -251,27 +322,35 @@ func (a *app) newIdentityPath() (string, error) {
 	return p, nil
 }
 
-func makeIdentity(path string) (age.Recipient, error) {
+// makeIdentity makes an identity and writes it to path. root is that of the repository it will be for; nil: not known yet. flag chooses another place.
+func makeIdentity(path string, root ed25519.PublicKey, flag string) (repo.Recipient, error) {
 	text, recipient, err := keys.GenerateIdentity()
 	if err != nil {
-		return nil, fmt.Errorf("make identity: %w", err)
+		return repo.Recipient{}, fmt.Errorf("make identity: %w", err)
+	}
+	public, ok := recipient.(fmt.Stringer)
+	if !ok {
+		return repo.Recipient{}, fmt.Errorf("make identity: its public half, a %T, has no text", recipient)
+	}
+	if root != nil {
+		text = keys.PinRoot(text, root)
 	}
 	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("make directory for the identity file: %w", err)
+		return repo.Recipient{}, fmt.Errorf("make directory for the identity file: %w", err)
 	}
 	err = durable.Create(path, 0o600, text)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, identityExists(path)
+		return repo.Recipient{}, identityExists(path, flag)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("write identity file: %w", err)
+		return repo.Recipient{}, fmt.Errorf("write identity file: %w", err)
 	}
-	return recipient, nil
+	return repo.Recipient{Recipient: recipient, Text: public.String(), Kind: keys.KindIdentity}, nil
 }
 
-func identityExists(path string) error {
+func identityExists(path, flag string) error {
 	return withHint(refused("write identity file: %s exists, and an identity is never overwritten: it may be all that opens another repository", path),
-		"choose another place with --key-file FILE")
+		"choose another place with %s FILE", flag)
 }
 
 // refusal gives what the storage says of a place that is taken the repository's name for it.
@@ -297,24 +376,35 @@ func pruneOften(days int) string {
 	return "every 6 hours"
 }
 
-func (a *app) showInit(c repo.Config, name, keyFile string) error {
+type initJSON struct {
+	Type    string    `json:"type"` // "repository"
+	ID      string    `json:"id"`
+	Repo    string    `json:"repo"`
+	KeyFile string    `json:"key_file,omitempty"`
+	Created jsonTime  `json:"created"`
+	Role    keys.Role `json:"role"` // of the key that was made here
+	Name    string    `json:"name"`
+	Root    string    `json:"root"` // public key, in base64, as an identity file names it
+}
+
+func (a *app) showInit(r *repo.Repo, name, keyFile string, o initOptions) error {
+	c := r.Config()
+	root := base64.StdEncoding.EncodeToString(r.Root())
 	if a.settings.JSON {
-		return a.out.object(struct {
-			Type    string   `json:"type"`
-			ID      string   `json:"id"`
-			Repo    string   `json:"repo"`
-			KeyFile string   `json:"key_file,omitempty"`
-			Created jsonTime `json:"created"`
-		}{"repository", c.ID, name, keyFile, jsonTime(c.Created)})
+		return a.out.object(initJSON{"repository", c.ID, name, keyFile, jsonTime(c.Created), r.Role(), r.Certificate().Name, root})
 	}
 	text := fmt.Sprintf("repository %s made in %s\n", c.ID[:16], name)
-	if keyFile != "" {
+	switch {
+	case len(o.recipients) > 0:
+		text += ownedElsewhere(r, keyFile, root, o)
+	case keyFile != "":
 		text += fmt.Sprintf(`identity file: %s
 Whoever has this file can read the backups. If it is lost, they are lost: nobody can open them without it.
-Make a copy now, on another machine or on paper, for example
+Make a copy now, on another machine or on paper (`+"`pgtrove key export --paper`"+`), for example
   scp %s safehost:pgtrove-identity.txt
+On a database host it is best replaced by a key that cannot read backups: `+"`pgtrove key add --role writer`"+`, and then take this one away.
 `, keyFile, shellQuote(keyFile))
-	} else {
+	default:
 		text += "The passphrase is all that opens it. If it is forgotten, the backups are lost.\n"
 	}
 	if days := c.Params.ObjectLockDays; days > 0 {
@@ -331,4 +421,27 @@ its backups. A bucket can (docs/object-storage.md); or copy the directory to whe
 		text += "Made by root: archive_command runs as PostgreSQL's account and needs all of this too. Simplest is to make it as that account.\n"
 	}
 	return a.out.print("%s", text)
+}
+
+// ownedElsewhere says who can do what with a repository whose owner is not here.
+func ownedElsewhere(r *repo.Repo, keyFile, root string, o initOptions) string {
+	who := "The owner, whose identity is elsewhere, can read the backups and make more keys. If that is lost, they are lost.\n"
+	if n := len(o.recipients); n > 1 {
+		who = fmt.Sprintf("%d owners, whose identities are elsewhere, can read the backups and make more keys. If all of these are lost, so are they.\n", n)
+	}
+	text := fmt.Sprintf("%sAdd this line to the identity file of each owner, so that it opens no other repository that is put in the place of this one:\n  # repository root: %s\n", who, root)
+	opens := "no backup and no WAL"
+	if r.Role() == keys.Standby {
+		opens = "WAL, but no backup"
+	}
+	text += fmt.Sprintf("this host's key: %s %s, of cluster %s; it opens %s\n", r.Role(), r.Certificate().Name, strings.Join(r.Certificate().Clusters, ", "), opens)
+	if keyFile != "" {
+		text += fmt.Sprintf("identity file: %s\nIf it is lost, nothing is: an owner makes another with `pgtrove key rotate %s`.\n", keyFile, r.Certificate().Name)
+	}
+	for _, owner := range o.recipients {
+		if note := quantumNote(owner.Kind, owner.Text); note != "" {
+			return text + note
+		}
+	}
+	return text
 }

@@ -130,7 +130,10 @@ type keyPairJSON struct {
 type bundleJSON struct {
 	Recipients []string      `json:"recipients"` // the kinds of keys that open it
 	Opens      bool          `json:"opens"`      // whether the key in use does
+	Entry      string        `json:"entry,omitempty"`
 	Role       keys.Role     `json:"role,omitempty"`
+	Group      string        `json:"group,omitempty"`
+	Clusters   []string      `json:"clusters,omitempty"`
 	Name       string        `json:"name,omitempty"`
 	Repository string        `json:"repository,omitempty"`
 	Created    *jsonTime     `json:"created,omitempty"`
@@ -138,8 +141,11 @@ type bundleJSON struct {
 	WALKeys    []keyPairJSON `json:"wal_keys,omitempty"`
 }
 
-// inspectKey shows what is known of a key bundle without telling any key.
+// inspectKey shows what is known of a key bundle without telling any key, or what an owner has said of one.
 func (a *app) inspectKey(ctx context.Context, r *repo.Repo, key string) (any, error) {
+	if record, err := r.KeyRecord(ctx, key); record != nil || err != nil {
+		return json.RawMessage(record), err
+	}
 	raw, err := r.Raw(ctx, key)
 	if err != nil {
 		return nil, err
@@ -153,11 +159,11 @@ func (a *app) inspectKey(ctx context.Context, r *repo.Repo, key string) (any, er
 	if err != nil {
 		return nil, err
 	}
-	ids, err := a.identities(ctx, store)
+	given, err := a.identities(ctx, store)
 	if err != nil {
 		return nil, err
 	}
-	b, err := keys.Unwrap(raw, ids...)
+	b, err := keys.Unwrap(raw, given.Identities...)
 	if errors.Is(err, keys.ErrLocked) {
 		return j, nil
 	}
@@ -166,6 +172,9 @@ func (a *app) inspectKey(ctx context.Context, r *repo.Repo, key string) (any, er
 	}
 	created := jsonTime(b.Created)
 	j.Opens, j.Role, j.Name, j.Repository, j.Created = true, b.Role, b.Name, b.Repository, &created
+	if c := b.Certificate(); c != nil {
+		j.Entry, j.Group, j.Clusters = c.Entry, keys.ShowGroup(c.Group), c.Clusters
+	}
 	j.DataKeys, j.WALKeys = keyPairs(b.DataKeys), keyPairs(b.WALKeys)
 	return j, nil
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -286,5 +288,99 @@ func TestWithoutACacheDirectoryThereIsNoCache(t *testing.T) {
 	}
 	if files, err := os.ReadDir("."); err != nil || len(files) != 0 {
 		t.Errorf("%v, %v", files, err)
+	}
+}
+
+// owner opens the repository with an identity of its own, as of now.
+func (h *archiver) owner(text []byte) *repo.Repo {
+	h.t.Helper()
+	f, err := keys.ParseIdentityFile(text)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	r, err := repo.OpenWith(h.t.Context(), h.store, repo.OpenOptions{Identities: f.Identities})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return r
+}
+
+func TestAKeyThatWasChangedOrRemovedIsNoticedWithinMinutes(t *testing.T) {
+	h := newArchiver(t)
+	owner, err := os.ReadFile(h.settings.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(name string) string {
+		t.Helper()
+		recipient := h.newIdentity() // from here on the archiver's own
+		k, err := h.owner(owner).AddKey(t.Context(), repo.NewKey{Name: name, Role: keys.Standby, Recipients: []repo.Recipient{
+			{Recipient: recipient, Text: fmt.Sprint(recipient), Kind: keys.KindIdentity}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.ID
+	}
+	id := add("db1")
+	if _, err := h.requests(pushing(2)); err != nil {
+		t.Fatal(err)
+	}
+	seals := func() string {
+		f, _ := h.cache.find("place")
+		if f == nil {
+			t.Fatal("nothing is remembered")
+		}
+		sum := sha256.Sum256(f.Bundle)
+		return hex.EncodeToString(sum[:])
+	}
+	before := seals()
+	if err := h.owner(owner).RotateData(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	h.want("push with the old keys", 1, nil, pushing(3))
+	h.clock = h.clock.Add(listed)
+	if n, err := h.requests(pushing(4)); err != nil || n < 5 || seals() == before {
+		t.Errorf("after the data keys were rotated: %d requests, %v; the same bundle: %v", n, err, seals() == before)
+	}
+	h.readable(2)
+	h.readable(4)
+	h.clock = h.clock.Add(listed)
+	h.want("push, with a look at the config and a listing of the keys", 3, nil, pushing(5))
+	h.want("push after that", 1, nil, pushing(6))
+
+	if _, err := h.owner(owner).RemoveKey(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	h.clock = h.clock.Add(listed)
+	if _, err := h.requests(pushing(7)); !errors.Is(err, keys.ErrLocked) {
+		t.Errorf("after the key was removed: %v", err)
+	}
+	add("db2")
+	h.readable(6)
+	if _, err := h.requests(pushing(7)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAFetchAfterTheDataKeysWereRotatedTakesTheNewOnes(t *testing.T) {
+	h := newArchiver(t)
+	if _, err := h.requests(pushing(2)); err != nil {
+		t.Fatal(err)
+	}
+	h.want("fetch", 1, nil, fetching(2))
+	text, err := os.ReadFile(h.settings.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.owner(text).RotateData(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	primary := *h // which remembers nothing, so that it has the new keys at once
+	primary.cache.dir = t.TempDir()
+	if _, err := primary.requests(pushing(3)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.requests(fetching(3)); err != nil {
+		t.Errorf("what was remembered from before: %v", err)
 	}
 }

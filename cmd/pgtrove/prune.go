@@ -152,7 +152,7 @@ func (p *pruneRun) mark(ctx context.Context, v *repo.View, commits []repo.Commit
 	p.out.detail("finding out what is needed by %s", showCount(int64(len(commits)), "snapshot", "snapshots"))
 	var lost repo.LossError
 	var snapshots []*snapshot.Manifest
-	for _, c := range commits {
+	for _, c := range unrefused(commits) { // which need nothing: nobody restores them
 		m, err := parseCommit(c)
 		if err != nil {
 			lost.Losses = append(lost.Losses, err)

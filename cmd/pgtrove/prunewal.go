@@ -13,7 +13,7 @@ import (
 func (p *pruneRun) walNeed(_ context.Context, staying, leaving []repo.Commit) (repo.WALJudge, error) {
 	p.judge = walarchive.NewJudge(walObjects{p.repo})
 	add := func(commits []repo.Commit, stay bool) {
-		for _, c := range commits {
+		for _, c := range unrefused(commits) {
 			m, err := parseCommit(c)
 			if err != nil {
 				p.judge.Spare(c.Cluster) // which system it is of nobody knows

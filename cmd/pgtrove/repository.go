@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/storage"
 	storagefs "github.com/pgtrove/pgtrove/storage/fs"
@@ -63,11 +64,15 @@ func (a *app) openIn(ctx context.Context, name string, store storage.Store) (*re
 	if _, err := repo.ReadConfig(ctx, store); err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", name, err)
 	}
-	ids, err := a.identities(ctx, store)
+	given, err := a.identities(ctx, store)
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", name, err)
 	}
-	r, err := repo.Open(ctx, store, ids...)
+	r, err := repo.OpenWith(ctx, store, given)
+	if errors.Is(err, keys.ErrOrigin) {
+		err = withHint(err, "what is there is not what the identity was made for: somebody may have put another repository, or keys of his own, into its place. "+
+			"If it was replaced on purpose, open it with an identity of its own")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", name, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/restore"
 	"github.com/pgtrove/pgtrove/snapshot"
@@ -23,6 +24,7 @@ type restoreOptions struct {
 	to          string
 	targetFlags targetFlags
 	standby     bool
+	primary     standbyFlags
 	noRecovery  bool
 	tablespaces []string
 	local       localFlags
@@ -42,15 +44,20 @@ which PostgreSQL, when it is started there, fetches its WAL from the repository 
 to the target, and then promotes.
 
 Without SNAPSHOT the right one is chosen: with a target the newest that ends before it. A target that cannot be reached
-is refused before anything is written.`,
+is refused before anything is written.
+
+It takes an owner's key; those of writers and standbys open no backup. Where the server runs on, as a standby does, it need not keep that: make it
+a key of its own (` + "`pgtrove key add --role standby`" + `) and name that with --recovery-key-file.`,
 		Args: between(0, "SNAPSHOT"),
 	}
 	f := c.Flags()
 	f.StringVar(&o.to, "to", "", "data `directory` to restore into, empty or new unless --delta is given")
 	o.targetFlags.add(f)
-	f.BoolVar(&o.standby, "standby", false, "make a standby: it goes on following the archive, and primary_conninfo if that is set")
+	f.BoolVar(&o.standby, "standby", false, "make a standby: it goes on following the archive, and with --primary-conninfo streams from a server")
+	o.primary.add(f)
 	f.BoolVar(&o.noRecovery, "no-recovery", false, "no recovery from the archive: put the WAL of the snapshot itself into pg_wal")
 	f.StringArrayVar(&o.tablespaces, "tablespace", nil, "put the tablespace at `OLD=NEW` (a path or an OID, and a path); may be given several times")
+	f.StringVar(&a.recoveryKey, "recovery-key-file", "", "identity `file` that restore_command shall use, such as a standby's (default: what this command uses)")
 	o.local.add(f)
 	c.RunE = a.run(func(ctx context.Context, args []string) error {
 		if len(args) == 1 {
@@ -85,8 +92,13 @@ func (o *restoreOptions) parse() (err error) {
 		return restoreUsage(errors.New("--no-recovery and --standby: give one"))
 	case o.noRecovery && (targeted || o.target.Timeline != (restore.TimelineGoal{})):
 		return restoreUsage(errors.New("--no-recovery ends where the snapshot does: it takes no target"))
+	case !o.standby && o.primary.given():
+		return restoreUsage(errors.New("--primary-conninfo and --primary-slot are a standby's: give --standby as well"))
 	case o.standby && targeted:
 		return restoreUsage(errors.New("--standby goes on for ever: it takes no target"))
+	}
+	if err := o.primary.check(); err != nil {
+		return err
 	}
 	o.moves = map[string]string{}
 	for _, t := range o.tablespaces {
@@ -127,11 +139,20 @@ func (a *app) restore(ctx context.Context, o *restoreOptions) error {
 	if err != nil {
 		return err
 	}
+	if r.Role() != keys.Owner && !o.local.list {
+		return a.lacksRole(r, "restore", "opens no backup", "restore with an owner's identity, which need not be on this host: --key-file FILE. With this key --list works")
+	}
+	if err := a.checkRecoveryKey(ctx); err != nil {
+		return fmt.Errorf("restore: --recovery-key-file %s: %w", a.recoveryKey, err)
+	}
 	choice, err := a.choose(ctx, r, o)
 	if err != nil {
 		return err
 	}
 	m := choice.Snapshot
+	if r, err = r.Of(ctx, m.Cluster, m.ID); err != nil { // its trust group names pages, and no other says where they are
+		return err
+	}
 	run, err := a.prepareRestore(ctx, r, o, choice)
 	if err != nil {
 		return err
@@ -193,7 +214,7 @@ func (a *app) prepareRestore(ctx context.Context, r *repo.Repo, o *restoreOption
 		return nil, err
 	}
 	recovery := c.Recovery(run.command, o.action)
-	recovery.Standby = o.standby
+	recovery.Standby, recovery.PrimaryConninfo, recovery.PrimarySlot = o.standby, o.primary.conninfo, o.primary.slot
 	run.Recovery = &recovery
 	return run, nil
 }
@@ -208,6 +229,7 @@ func (a *app) choose(ctx context.Context, r *repo.Repo, o *restoreOptions) (*res
 	for _, err := range catalog.damaged {
 		a.out.warn("%v", err)
 	}
+	a.warnRefused(catalog)
 	given, cluster, err := a.givenSnapshot(catalog, o.snapshot)
 	if err != nil {
 		return nil, err
@@ -340,12 +362,12 @@ func plannedRecovery(o *restoreOptions, c *restore.Choice) string {
 // warnAboutKey notes what the server will lack when it runs restore_command.
 func (a *app) warnAboutKey(dir string) {
 	s := &a.settings
-	if s.PasswordFile == "" && s.Password != "" {
+	keyFile, file := a.recoveryKeys()
+	if file == "" && keyFile == "" && s.Password != "" {
 		a.out.warn("the passphrase was not in a file: set PGTROVE_PASSWORD in the server's environment before starting it, restore_command needs it")
 	}
-	file := s.PasswordFile
 	if file == "" {
-		file = a.keyFileInUse()
+		file = keyFile
 	}
 	if file == "" {
 		return

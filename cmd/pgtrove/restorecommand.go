@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pgtrove/pgtrove/keys"
+	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/restore"
 )
 
@@ -24,10 +27,11 @@ func (a *app) restoreCommand(cluster string) (string, error) {
 		return "", err
 	}
 	words := []string{exe, "--repo", name, "--cluster", cluster}
+	keyFile, passwordFile := a.recoveryKeys()
 	for _, file := range []struct{ flag, path string }{
 		{"--config", a.settings.Config},
-		{"--key-file", a.keyFileInUse()},
-		{"--password-file", a.settings.PasswordFile},
+		{"--key-file", keyFile},
+		{"--password-file", passwordFile},
 	} {
 		if file.path == "" {
 			continue
@@ -77,6 +81,41 @@ func (a *app) remoteWords() (words []string) {
 		}
 	}
 	return words
+}
+
+// recoveryKeys are the files that restore_command opens the repository with. Both are empty where it is a passphrase that stands in no file.
+func (a *app) recoveryKeys() (keyFile, passwordFile string) {
+	if a.recoveryKey != "" {
+		return a.recoveryKey, ""
+	}
+	return a.keyFileInUse(), a.settings.PasswordFile
+}
+
+// checkRecoveryKey makes sure that what restore_command shall use opens WAL, as long as there is somebody to tell.
+func (a *app) checkRecoveryKey(ctx context.Context) error {
+	if a.recoveryKey == "" {
+		return nil
+	}
+	given, err := a.readIdentities(ctx, a.recoveryKey)
+	if err != nil {
+		return err
+	}
+	name, err := a.repositoryName()
+	if err != nil {
+		return err
+	}
+	store, _, err := a.openStorage(ctx, name)
+	if err != nil {
+		return err
+	}
+	r, err := repo.OpenWith(ctx, store, given)
+	if err != nil {
+		return err
+	}
+	if r.Role() == keys.Writer {
+		return withHint(classified{fmt.Errorf("it%s is a writer's, which opens no WAL", nameInUse(r)), keys.ErrRole}, "give that of a standby: `pgtrove key add --role standby` makes one")
+	}
+	return nil
 }
 
 // keyFileInUse is the identity file that the repository is opened with, "" where it is a passphrase.

@@ -61,7 +61,7 @@ func (l *localFlags) parse() (err error) {
 
 // ownPlaces are where repository, keys and configuration are, as far as that is on this host.
 func (a *app) ownPlaces() (all []string) {
-	places := []string{a.keyFileInUse(), a.settings.PasswordFile, a.settings.Config, a.cacheDir()}
+	places := []string{a.keyFileInUse(), a.recoveryKey, a.settings.PasswordFile, a.settings.Config, a.cacheDir()}
 	if name, err := a.repositoryName(); err == nil && !isRemote(name) {
 		places = append(places, name)
 	}

@@ -202,16 +202,23 @@ func checkDSN(dsn value) error {
 	if dsn.from != fromFlag {
 		return nil
 	}
-	found := regexp.MustCompile(`(?i)(^|[\s?&])(ssl)?password\s*=`).MatchString(dsn.text)
-	if scheme, rest, ok := strings.Cut(dsn.text, "://"); ok && scheme != "" {
-		authority, _, _ := strings.Cut(rest, "/")
-		account, _, isAccount := cutLast(authority, "@")
-		found = found || isAccount && strings.Contains(account, ":")
-	}
-	if found {
+	if hasPassword(dsn.text) {
 		return errors.New("--dsn holds a password: put it into ~/.pgpass, PGPASSFILE or PGPASSWORD, command lines are public")
 	}
 	return nil
+}
+
+// hasPassword says whether there is a password in a connection string, of either form that libpq knows.
+func hasPassword(conninfo string) bool {
+	if regexp.MustCompile(`(?i)(^|[\s?&])(ssl)?password\s*=`).MatchString(conninfo) {
+		return true
+	}
+	if scheme, rest, ok := strings.Cut(conninfo, "://"); ok && scheme != "" {
+		authority, _, _ := strings.Cut(rest, "/")
+		account, _, isAccount := cutLast(authority, "@")
+		return isAccount && strings.Contains(account, ":")
+	}
+	return false
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {

@@ -18,9 +18,11 @@ func newSnapshotsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "snapshots",
 		Short: "List the snapshots, newest last",
-		Long:  "List the snapshots of a cluster (--cluster, default main), newest last.",
-		Args:  exactly(),
-		RunE:  a.run(func(ctx context.Context, _ []string) error { return a.snapshots(ctx) }),
+		Long: `List the snapshots of a cluster (--cluster, default main), newest last. A snapshot that is not what it claims to be, since the host that
+signed it may not write for that cluster, took another host's name, or had its key removed before, is told and refused: nothing uses it. The
+exit code is then 5.`,
+		Args: exactly(),
+		RunE: a.run(func(ctx context.Context, _ []string) error { return a.snapshots(ctx) }),
 	}
 }
 
@@ -47,6 +49,9 @@ func (a *app) snapshots(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := a.showRefused(c); err != nil {
+			return err
+		}
 		return c.damage(a)
 	}
 	if err := a.tellOthers(ctx, r, name); err != nil {
@@ -55,9 +60,10 @@ func (a *app) snapshots(ctx context.Context) error {
 	if n := c.forgotten(); n > 0 {
 		a.out.info("not shown: %s, which the next prune removes", showCount(n, "forgotten snapshot", "forgotten snapshots"))
 	}
+	a.warnRefused(c)
 	if len(c.snapshots) == 0 && len(c.damaged) == 0 {
 		a.out.info("no snapshots of cluster %s yet", name)
-		return nil
+		return c.refusal()
 	}
 	t := newTable("ID", "CLUSTER", "PG", "TAKEN", ">SIZE", ">ADDED", ">FILES", "TL", "STOP LSN", "WAL", "TAGS")
 	for i, m := range c.snapshots {
@@ -90,10 +96,10 @@ func (a *app) tellOthers(ctx context.Context, r *repo.Repo, shown string) error 
 	return err
 }
 
-// damage reports commits that did not open, after all that did were shown.
+// damage reports commits that did not open, after all that did were shown; else those that are refused.
 func (c *catalog) damage(a *app) error {
 	if len(c.damaged) == 0 {
-		return nil
+		return c.refusal()
 	}
 	for _, err := range c.damaged[1:] {
 		a.out.warn("%v", err)

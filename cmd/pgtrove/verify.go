@@ -40,7 +40,10 @@ Damage is reported with the snapshots and files that it concerns, and the exit c
 and lacks some now is damage too. Where WAL that a snapshot needs never came, it is 3. Of gaps behind the snapshots it
 warns. With --repair what is sound in damaged packs is copied out of them, and they are given up: the next backup stores
 again what they held, if the cluster still has it. What is lost is listed, and nothing is deleted: prune removes a damaged
-pack once nothing in it is needed any more. It takes the owner's identity.`,
+pack once nothing in it is needed any more.
+
+A snapshot that is not what it claims to be is told, and the exit code is 5 if nothing is damaged. --read-data and --repair take an owner's
+key: those of writers and standbys open no data. Without them every key will do.`,
 		Args: func(*cobra.Command, []string) error { return nil },
 	}
 	c.Flags().StringVar(&readData, "read-data", "", "read every byte, or only a `share` of all, which is another one in each run")
@@ -79,8 +82,13 @@ func (a *app) verify(ctx context.Context, names []string, o verifyOptions) error
 
 // verifyIn verifies an open repository; place tells it from its copies.
 func (a *app) verifyIn(ctx context.Context, r *repo.Repo, place string, names []string, o verifyOptions) error {
-	if o.repair && r.Role() != keys.Owner {
-		return fmt.Errorf("verify --repair: %w: only an owner's key tells what is sound", keys.ErrRole)
+	if r.Role() != keys.Owner && (o.repair || o.share.slices > 0) {
+		what := "verify --read-data"
+		if o.repair {
+			what = "verify --repair"
+		}
+		return a.lacksRole(r, what, "only an owner's opens what is stored, to see whether it is sound",
+			"without --read-data `pgtrove verify` works with this key, and makes sure that all is there. Read it where an owner's identity is (--key-file FILE), which need not be this host")
 	}
 	catalog, err := loadCatalog(ctx, r, a.settings.Cluster)
 	if err != nil {
@@ -95,6 +103,7 @@ func (a *app) verifyIn(ctx context.Context, r *repo.Repo, place string, names []
 		for _, err := range catalog.damaged {
 			v.damage = append(v.damage, damageJSON{Type: "damage", Object: "snapshot", Error: err.Error()})
 		}
+		v.refused = catalog
 	}
 	v.chooseSlice(names)
 	if v.view, err = r.OpenView(ctx, a.cacheDir(), a.settings.Cluster); err != nil {
@@ -158,6 +167,8 @@ type verifyRun struct {
 	looked     bool     // lookAtUnnamed was there
 	unreadable []string // packs that the index does not name, and that do not say what they hold
 	rebuilds   bool     // a new index would have what this one lacks
+
+	refused *catalog // whose refused snapshots are told; nil: snapshots were named
 
 	mu     sync.Mutex
 	damage []damageJSON
@@ -255,5 +266,5 @@ func isDamage(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, storage.ErrUnreachable) {
 		return false
 	}
-	return classify(err).code == codeDamaged || errors.Is(err, storage.ErrNotExist)
+	return classify(err).code == codeDamaged || errors.Is(err, repo.ErrDamaged) || errors.Is(err, storage.ErrNotExist)
 }

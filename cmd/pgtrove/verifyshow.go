@@ -57,6 +57,7 @@ type verifyJSON struct {
 	WALNever  []string  `json:"wal_missing"`         // IDs of those that lack WAL which never came
 	Gaps      []gapJSON `json:"gaps"`                // in the WAL behind the snapshots, up to which they can be recovered
 	Damaged   int       `json:"damaged"`
+	Refused   int       `json:"refused"` // snapshots that are not what they claim to be
 }
 
 func (v *verifyRun) show() error {
@@ -68,11 +69,18 @@ func (v *verifyRun) show() error {
 	if err := v.showRepair(); err != nil {
 		return err
 	}
+	if v.refused == nil {
+		v.refused = &catalog{}
+	}
+	if err := v.showRefused(v.refused); err != nil {
+		return err
+	}
 	seen := v.remember()
 	s := verifyJSON{
 		Type: "verify", Snapshots: v.report.Snapshots, Files: v.report.Files, Chunks: v.report.Chunks, Packs: v.report.Packs, PackBytes: v.report.Bytes,
 		WALFiles: v.walFiles, WALBytes: v.walBytes, ReadData: v.reads(), ReadBytes: v.report.ReadBytes, Damaged: len(v.damage),
 		WALLost: append([]string{}, v.walLost...), WALNever: append([]string{}, v.walNever...), Gaps: append([]gapJSON{}, v.gaps...),
+		Refused: len(v.refused.refused),
 	}
 	if v.reads() {
 		s.Slice, s.Slices = v.k+1, v.o.share.slices
@@ -91,15 +99,23 @@ func (v *verifyRun) show() error {
 	}
 	switch {
 	case v.settings.JSON:
-		return v.withoutWAL()
+		return v.shortOf()
 	case s.Snapshots == 0 && s.WALFiles == 0:
 		v.out.info("nothing to verify: no snapshots yet%s", ofCluster(v.settings.Cluster))
-		return nil
+		return v.refused.refusal()
 	}
 	if err := v.out.print("%s, in %s\n", v.summary(&s, seen), showDuration(time.Since(v.begun))); err != nil {
 		return err
 	}
-	return v.withoutWAL()
+	return v.shortOf()
+}
+
+// shortOf is the error of a verification that found nothing damaged.
+func (v *verifyRun) shortOf() error {
+	if err := v.withoutWAL(); err != nil {
+		return err
+	}
+	return v.refused.refusal()
 }
 
 // remember notes what was read. That the cache does not work is no reason to fail: the slice is then read again.

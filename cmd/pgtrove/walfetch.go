@@ -14,6 +14,7 @@ import (
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/internal/durable"
 	"github.com/pgtrove/pgtrove/internal/pg"
+	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/walahead"
 	"github.com/pgtrove/pgtrove/walarchive"
@@ -31,6 +32,8 @@ PostgreSQL reads exit codes up to 125 as "the archive ends here" and promotes. S
 was read and does not hold the file; every other failure is 126, and recovery stops with an error. Of a segment that is there
 only in part, since ` + "`pgtrove wal receive`" + ` had it from a server that has not finished it, PATH has what there is and zeros. On a standby
 (standby.signal in the working directory) 126 would shut the server down; there the code is 7 and PostgreSQL asks again.
+
+It takes the key of a standby or an owner: a writer's opens no WAL, which is such a failure.
 
 What recovery will ask for next is fetched meanwhile, by a process of its own that ends when --ahead is reached or the archive
 ends. It keeps segments in the cache directory, apart for each data directory; a later call verifies what it finds there.
@@ -92,6 +95,10 @@ func (f *walFetcher) bring(ctx context.Context, archive openedArchive) error {
 		if errors.Is(err, walarchive.ErrNotExist) && segment {
 			h, content, err = f.fetchUnfinished(ctx, archive)
 		}
+		if errors.Is(err, keys.ErrRole) {
+			return f.lacksRole(archive.repo, "fetch "+f.name, "opens no WAL", "restore_command needs the key of a standby, which opens WAL only, or of an owner (--key-file FILE). "+
+				"Where an owner's identity is, `pgtrove key add --role standby --name NAME` makes one for this host")
+		}
 		if err != nil {
 			return err
 		}
@@ -115,6 +122,7 @@ func (f *walFetcher) bring(ctx context.Context, archive openedArchive) error {
 // openedArchive is the archive of one cluster in an opened repository.
 type openedArchive struct {
 	walarchive.Archive
+	repo      *repo.Repo
 	owner     walahead.Owner
 	receivers receiversCache
 	key       chunk.Key // of the repository, for names and digests
@@ -141,7 +149,7 @@ func (a *app) withArchive(ctx context.Context, what string, system pg.SystemID, 
 	var did error
 	err = a.withOpened(ctx, cache, name, place, store, func(r *repo.Repo) error {
 		archive := walarchive.Archive{Objects: walObjects{r}, Cluster: a.settings.clusterName(), System: system}
-		o := openedArchive{Archive: archive, receivers: receivers, key: r.IDKey(), recycle: r.Recycle}
+		o := openedArchive{Archive: archive, repo: r, receivers: receivers, key: r.IDKey(), recycle: r.Recycle}
 		o.owner = walahead.Owner{Place: place, Repository: r.Config().ID, Cluster: o.Cluster, System: system}
 		if place == "" { // a directory
 			o.owner.Place = name

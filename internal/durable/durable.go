@@ -26,7 +26,16 @@ const TempPrefix = ".tmp-"
 // of the directory's fsync path is there, whole, but may vanish in a crash; after every other error it is not there,
 // unless a network file system lost the answer.
 func Create(path string, mode os.FileMode, data []byte) error {
-	return write(path, mode, data, link)
+	return write(path, mode, nil, data, link)
+}
+
+// Owner is whom a file or directory is given to: user and group by number.
+type Owner struct{ UID, GID int }
+
+// CreateFor is Create of a file that belongs to o; nil is whoever makes it. Where it cannot be given away (only the superuser can, and a file server need
+// not let that one either) it belongs to whoever makes it.
+func CreateFor(o *Owner, path string, mode os.FileMode, data []byte) error {
+	return write(path, mode, o, data, link)
 }
 
 // Replace makes the file path as Create does, in the place of one that may be there already: a reader sees the old content or
@@ -35,11 +44,11 @@ func Create(path string, mode os.FileMode, data []byte) error {
 // Errors: fs.ErrNotExist when the directory of path is not there. After an error of the directory's fsync path has the new
 // content, and either one after a crash; after every other error it has the old one.
 func Replace(path string, mode os.FileMode, data []byte) error {
-	return write(path, mode, data, func(_ *os.File, temp, path string) error { return os.Rename(temp, path) })
+	return write(path, mode, nil, data, func(_ *os.File, temp, path string) error { return os.Rename(temp, path) })
 }
 
 // write fills a temporary file beside path, gives it its name by publish and makes both durable.
-func write(path string, mode os.FileMode, data []byte, publish func(f *os.File, temp, path string) error) (err error) {
+func write(path string, mode os.FileMode, o *Owner, data []byte, publish func(f *os.File, temp, path string) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, TempPrefix+"*")
 	if err != nil {
@@ -53,6 +62,9 @@ func write(path string, mode os.FileMode, data []byte, publish func(f *os.File, 
 			err = fmt.Errorf("remove temporary file of %s: %w", path, rerr)
 		}
 	}()
+	if o != nil {
+		_ = f.Chown(o.UID, o.GID)
+	}
 	if err := setMode(f, mode); err != nil {
 		return fmt.Errorf("set mode of %s: %w", path, err)
 	}
@@ -115,7 +127,10 @@ func noLinks(err error) bool {
 // MkdirAll makes the directory path and those above it that are missing, with the permissions (and set-group-ID bit) of mode
 // whatever the umask is, and makes each new name durable. Directories that are there stay as they are.
 // Errors: syscall.ENOTDIR when a part of path is something else.
-func MkdirAll(path string, mode os.FileMode) error {
+func MkdirAll(path string, mode os.FileMode) error { return MkdirAllFor(nil, path, mode) }
+
+// MkdirAllFor is MkdirAll of directories that belong to o, as CreateFor has it.
+func MkdirAllFor(o *Owner, path string, mode os.FileMode) error {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.IsDir():
@@ -128,7 +143,7 @@ func MkdirAll(path string, mode os.FileMode) error {
 	path = filepath.Clean(path)
 	parent := filepath.Dir(path)
 	if parent != path {
-		if err := MkdirAll(parent, mode); err != nil {
+		if err := MkdirAllFor(o, parent, mode); err != nil {
 			return err
 		}
 	}
@@ -142,6 +157,9 @@ func MkdirAll(path string, mode os.FileMode) error {
 	}
 	if err != nil {
 		return fmt.Errorf("make directory: %w", err)
+	}
+	if o != nil {
+		_ = os.Lchown(path, o.UID, o.GID)
 	}
 	if err := setDirMode(path, mode); err != nil {
 		return err

@@ -26,6 +26,7 @@ type Store struct {
 	root     string
 	dirMode  os.FileMode
 	fileMode os.FileMode
+	owner    *durable.Owner // of what is made; nil: whoever makes it
 	// founding is set by Create until config is there: only then may the root lack it.
 	founding atomic.Bool
 }
@@ -53,6 +54,9 @@ func Open(root string) (*Store, error) {
 	if group := info.Mode() & 0o070; group != 0 {
 		s.dirMode |= group | info.Mode()&os.ModeSetgid
 		s.fileMode |= 0o040
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && (st.Uid != 0 || st.Gid != 0) {
+		s.owner = &durable.Owner{UID: int(st.Uid), GID: int(st.Gid)}
 	}
 	return s, nil
 }
@@ -214,7 +218,7 @@ func (s *Store) put(ctx context.Context, key string, data []byte) error {
 		return wrap("put", key, err)
 	}
 	for range putTries {
-		err = durable.Create(path, s.fileMode, data)
+		err = durable.CreateFor(s.owner, path, s.fileMode, data)
 		if !errors.Is(err, iofs.ErrNotExist) {
 			break
 		}
@@ -225,7 +229,7 @@ func (s *Store) put(ctx context.Context, key string, data []byte) error {
 		if err := s.present("put", key); err != nil {
 			return err
 		}
-		if err = durable.MkdirAll(filepath.Dir(path), s.dirMode); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		if err = durable.MkdirAllFor(s.owner, filepath.Dir(path), s.dirMode); err != nil && !errors.Is(err, iofs.ErrNotExist) {
 			break
 		}
 	}

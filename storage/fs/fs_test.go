@@ -147,6 +147,30 @@ func TestGroupAccessOfTheRootIsPassedOn(t *testing.T) {
 	}
 }
 
+// TestWhatTheSuperuserMakesIsTheRepositorysOwners: else a key that root adds could not even be looked at by the account that backs up. Nobody but the
+// superuser can give files away, so for others all is theirs.
+func TestWhatTheSuperuserMakesIsTheRepositorysOwners(t *testing.T) {
+	uid, gid := os.Getuid(), os.Getgid()
+	root := t.TempDir()
+	if uid == 0 {
+		uid, gid = 12345, 54321
+		if err := os.Chown(root, uid, gid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, _ := repositoryIn(t, root)
+	put(t, s, "a/b/c", "x")
+	for _, name := range []string{"config", "a", "a/b", "a/b/c"} {
+		info, err := os.Stat(root + "/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := info.Sys().(*syscall.Stat_t); int(st.Uid) != uid || int(st.Gid) != gid {
+			t.Errorf("%s belongs to %d:%d, want %d:%d", name, st.Uid, st.Gid, uid, gid)
+		}
+	}
+}
+
 func TestCreateRefusesAPlaceThatIsTaken(t *testing.T) {
 	_, root := repository(t)
 	_, err := fs.Create(root)

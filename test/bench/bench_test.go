@@ -120,7 +120,7 @@ Duration: 6.65s, Total samples = 60ms (134.10%)
       20ms   runtime.mallocgc
 -----------+-------------------------------------------------------
 `
-	s := sortSamples(traces)
+	s := sortSamples(traces, work())
 	for what, want := range map[string]string{work()[0].what: "16.7 %", work()[1].what: "50.0 %", otherWork: "33.3 %"} {
 		if got := s.share(what); got != want {
 			t.Errorf("%s: %s, want %s", what, got, want)

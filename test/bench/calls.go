@@ -68,7 +68,7 @@ func (h *history) nothingNew(ctx context.Context) (callCount, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := repo.Open(ctx, store, identities...)
+	r, err := repo.Open(ctx, store, identities.Identities...)
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func openRepository(ctx context.Context, dir, identity string) (*repo.Repo, erro
 	if err != nil {
 		return nil, err
 	}
-	return repo.Open(ctx, store, ids...)
+	return repo.Open(ctx, store, ids.Identities...)
 }
 
 // take stores sources on the newest snapshot as the parent, if there is one,

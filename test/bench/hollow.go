@@ -34,9 +34,10 @@ const (
 // place in the index, and no bytes: each is a file that is one hole. A prune
 // that repacks nothing, and a backup, read no more of packs of data.
 type hollow struct {
-	d     *direct
-	store *storagefs.Store
-	meta  *keys.Meta
+	d      *direct
+	store  *storagefs.Store
+	bundle *keys.Bundle
+	meta   *keys.Meta
 
 	mu    sync.Mutex
 	plain map[chunk.ID]int64 // size of every chunk whose size is not the usual one
@@ -57,15 +58,17 @@ func newHollow(ctx context.Context, d *direct) (*hollow, error) {
 	}
 	h := &hollow{d: d, store: store, plain: map[chunk.ID]int64{}}
 	err = store.List(ctx, "keys/", func(i storage.Info) error {
+		if strings.Contains(i.Key, ".") {
+			return nil // about a bundle
+		}
 		wrapped, err := store.Get(ctx, i.Key, storage.Range{}, nil)
 		if err != nil {
 			return err
 		}
-		bundle, err := keys.Unwrap(wrapped, identities...)
-		if err != nil {
+		if h.bundle, err = keys.Unwrap(wrapped, identities.Identities...); err != nil {
 			return err
 		}
-		h.meta, err = bundle.Meta()
+		h.meta, err = h.bundle.Meta()
 		return err
 	})
 	return h, err
@@ -160,11 +163,12 @@ func (s *hollowSession) publish(ctx context.Context) error {
 		return err
 	}
 	key := fmt.Sprintf("index/%s/%d", s.sid, hollowSegment+s.segments)
-	const kind = "pgtindx\x01"
-	aad := strings.Join([]string{"pgtrove object", kind, s.d.repo.Config().ID, key}, "\x00")
+	tag := s.meta.Tag()
+	head := append([]byte("pgtindx\x02"), tag[:]...)
+	aad := []byte(strings.Join([]string{"pgtrove object", string(head), s.d.repo.Config().ID, key}, "\x00"))
 	s.segment, s.chunks = index.Segment{}, 0
 	s.segments++
-	return s.store.Put(ctx, key, s.meta.Seal([]byte(kind), text, []byte(aad)))
+	return s.store.Put(ctx, key, s.meta.Seal(head, s.bundle.Sign(nil, aad, text), aad))
 }
 
 // finish must come before the session's commit.

@@ -54,6 +54,7 @@ func sections() []section {
 		{"prune", "prune of 200 snapshots of a simulated cluster of 1 TB", measurePrune},
 		{"retention", "what forgetting frees", measureRetention},
 		{"profile", "where the processor's time goes", measureProfile},
+		{"sealing", "what sealing and opening cost", measureSealing},
 	}
 }
 
@@ -68,7 +69,7 @@ func main() {
 	flag.Int64Var(&o.segments, "segments", 1024, "size of the simulated cluster, in segments of 1 GiB")
 	flag.BoolVar(&o.quick, "quick", false, "small clusters and few rounds: tries this program, measures nothing")
 	flag.StringVar(&o.docs, "docs", "", "write the tables into this `page`")
-	flag.StringVar(&o.profile, "cpuprofile", "", "section profile: keep the profiles as `FILE`.first and FILE.increment")
+	flag.StringVar(&o.profile, "cpuprofile", "", "sections profile and sealing: keep the profiles as `FILE`.first and so on")
 	flag.StringVar(&f.phase, "scale-phase", "", "internal: run one phase of section scale")
 	flag.StringVar(&f.dir, "scale-dir", "", "internal: in this directory")
 	flag.Parse()

@@ -31,10 +31,11 @@ func measureProfile(b *bench) *report {
 	d, err := createDirect(ctx, dir, b.o.jobs)
 	b.must(err)
 	settle(b, s)
-	first := b.sample(d, s, "first")
+	take := func() error { return d.takeServer(ctx, s) }
+	first := b.sample("first", work(), take)
 	k.churn(b, s, 1, 4)
 	settle(b, s)
-	increment := b.sample(d, s, "increment")
+	increment := b.sample("increment", work(), take)
 
 	r := &report{head: []string{"", "first backup", "increment"}}
 	r.row("**all samples**", seconds(first.total), seconds(increment.total))
@@ -47,8 +48,8 @@ func measureProfile(b *bench) *report {
 	return r
 }
 
-// sample profiles one backup and sorts its samples.
-func (b *bench) sample(d *direct, s *pgtest.Server, name string) shares {
+// sample profiles what do does and sorts the samples.
+func (b *bench) sample(name string, kinds []kind, do func() error) shares {
 	path := filepath.Join(b.scratch, "cpu."+name)
 	if b.o.profile != "" {
 		path = b.o.profile + "." + name
@@ -56,13 +57,13 @@ func (b *bench) sample(d *direct, s *pgtest.Server, name string) shares {
 	f, err := os.Create(path)
 	b.must(err)
 	b.must(pprof.StartCPUProfile(f))
-	err = d.takeServer(context.Background(), s)
+	err = do()
 	pprof.StopCPUProfile()
 	b.must(err)
 	b.must(f.Close())
 	out, err := exec.Command("go", "tool", "pprof", "-traces", path).Output()
 	b.must(err)
-	return sortSamples(string(out))
+	return sortSamples(string(out), kinds)
 }
 
 // takeServer is what the command does, without its guards: nothing here writes
@@ -105,7 +106,7 @@ func work() []kind {
 		{"names of packs (SHA-256)", []string{"crypto/sha256", "fips140/sha256"}},
 		{"sealing (AES-GCM, XChaCha20)", []string{"fips140/aes", "crypto/aes", "chacha20poly1305", "crypto/hpke"}},
 		{"page checksums", []string{"pg.PageChecksum", "pgsource.(*Verifier)"}},
-		{"cutting", []string{"restic/chunker", "chunk.(*PageCutter)", "chunk.(*StreamCutter)"}},
+		{"cutting", []string{"restic/chunker", "chunk.(*PageCutter)", "chunk.(*StreamCutter)", "chunk.(*scan)"}},
 		{"index and cache (Badger)", []string{"dgraph-io", "pgtrove/index"}},
 		{"reading", []string{"pgsource.(*Content)", "pgsource.(*File)"}},
 		{"writing packs", []string{"storage/fs", "internal/durable"}},
@@ -125,13 +126,13 @@ func (s shares) share(what string) string {
 
 // sortSamples reads what pprof -traces prints: after each line of dashes a
 // stack, the innermost function first, with the time before it.
-func sortSamples(text string) shares {
+func sortSamples(text string, kinds []kind) shares {
 	s := shares{of: map[string]time.Duration{}}
 	var took time.Duration
 	var stack []string
 	end := func() {
 		if took > 0 {
-			s.of[classify(stack)] += took
+			s.of[classify(stack, kinds)] += took
 			s.total += took
 		}
 		took, stack = 0, nil
@@ -160,9 +161,9 @@ func sortSamples(text string) shares {
 	return s
 }
 
-func classify(stack []string) string {
+func classify(stack []string, kinds []kind) string {
 	for _, function := range stack {
-		for _, w := range work() {
+		for _, w := range kinds {
 			if slices.ContainsFunc(w.names, func(n string) bool { return strings.Contains(function, n) }) {
 				return w.what
 			}

@@ -85,7 +85,7 @@ func (w *world) narrow(id string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	r, err := repo.Open(w.t.Context(), store, ids...)
+	r, err := repo.Open(w.t.Context(), store, ids.Identities...)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -11,9 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/pgtrove/pgtrove/keys"
-	"github.com/pgtrove/pgtrove/test/pgtest"
 )
 
 // pruned is what the tests look at of prune --json.
@@ -119,27 +116,8 @@ func (w *world) shows(want ...string) {
 // asWriter gives commands from now on the key of a writer instead of the owner's.
 func (w *world) asWriter() {
 	w.t.Helper()
-	must := func(err error) {
-		w.t.Helper()
-		if err != nil {
-			w.t.Fatal(err)
-		}
-	}
-	found := w.matching("keys/*")
-	owners, err := keys.ParseIdentityFile(read(w.t, w.key))
-	must(err)
-	owner, err := keys.Unwrap(read(w.t, filepath.Join(w.repo, found[0])), owners...)
-	must(err)
-	writer, err := owner.For(keys.Writer)
-	must(err)
-	identity, recipient, err := keys.GenerateIdentity()
-	must(err)
-	wrapped, err := keys.Wrap(writer, recipient)
-	must(err)
-	path, key := filepath.Join(w.repo, "keys", "00112233445566ff"), filepath.Join(w.dir, "writer.txt")
-	must(os.WriteFile(path, wrapped, 0o600))
-	must(os.WriteFile(key, identity, 0o600))
-	pgtest.Own(w.t, path, key)
+	key := filepath.Join(w.dir, "writer.txt")
+	w.ok("key", "add", "--role", "writer", "--name", "writer", "--clusters", "*", "--output", key)
 	w.ExtraEnv = append(w.env(), "PGTROVE_KEY_FILE="+key)
 }
 
@@ -195,7 +173,7 @@ func TestForgettingAndPruningFreesTheSpaceAndNothingElse(t *testing.T) {
 		t.Fatalf("no hint:\n%s", r.Stderr)
 	}
 	w.asWriter() // who prunes need not be able to open what is stored
-	w.fails(8, []string{"not allowed to this role"}, "restore", three.ID, "--no-recovery", "--to", w.newDir())
+	w.fails(8, []string{"opens no backup"}, "restore", three.ID, "--no-recovery", "--to", w.newDir())
 	p = w.prune("--max-delete", allowed[1])
 	w.ExtraEnv = w.env()
 	if p.Run != 2 || p.Snapshots != 1 || p.Deleted.Bytes < 50<<20 {

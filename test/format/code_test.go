@@ -19,7 +19,7 @@ func unwrap(t *testing.T, name string) *keys.Bundle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := keys.Unwrap(readFile(t, name), ids...)
+	b, err := keys.Unwrap(readFile(t, name), ids.Identities...)
 	if err != nil {
 		t.Fatal(err)
 	}

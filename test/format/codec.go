@@ -19,6 +19,10 @@ var (
 	ErrDamaged = errors.New("damaged")
 	// ErrVersion: the bytes are of a version that the page does not describe.
 	ErrVersion = errors.New("unknown version")
+	// ErrOrigin: nobody whom the root key certifies stands behind it.
+	ErrOrigin = errors.New("of unknown origin")
+	// ErrForeign: it is another trust group's.
+	ErrForeign = errors.New("of another trust group")
 	// ErrRole: the bundle lacks the secret that would open this.
 	ErrRole = errors.New("the bundle's role does not open this")
 )
@@ -156,7 +160,7 @@ func (c *cursor) end(what string) error {
 // versioned decodes JSON whose member says the version. Other members that to
 // does not have are passed over.
 func versioned(b []byte, member string, to any) error {
-	if err := checkVersion(b, member); err != nil {
+	if _, err := checkVersion(b, member, 1); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(b, to); err != nil {
@@ -165,11 +169,16 @@ func versioned(b []byte, member string, to any) error {
 	return nil
 }
 
-// strict is versioned where other members are not allowed.
-func strict(b []byte, member string, to any) error {
-	if err := checkVersion(b, member); err != nil {
+// strict is versioned where other members are not allowed, and versions up to newest are.
+func strict(b []byte, member string, newest int, to any) error {
+	if _, err := checkVersion(b, member, newest); err != nil {
 		return err
 	}
+	return only(b, to)
+}
+
+// only decodes JSON that has no other members than to.
+func only(b []byte, to any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(to); err != nil {
@@ -178,17 +187,17 @@ func strict(b []byte, member string, to any) error {
 	return nil
 }
 
-func checkVersion(b []byte, member string) error {
+func checkVersion(b []byte, member string, newest int) (int, error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(b, &members); err != nil {
-		return damaged("%v", err)
+		return 0, damaged("%v", err)
 	}
 	var v int
 	if err := json.Unmarshal(members[member], &v); err != nil {
-		return damaged("%s: %v", member, err)
+		return 0, damaged("%s: %v", member, err)
 	}
-	if v != 1 {
-		return fmt.Errorf("%w: %s %d", ErrVersion, member, v)
+	if v < 1 || v > newest {
+		return 0, fmt.Errorf("%w: %s %d", ErrVersion, member, v)
 	}
-	return nil
+	return v, nil
 }

@@ -25,7 +25,7 @@ func openWithTodaysCode(t *testing.T) (*repo.Repo, *repo.View, []*snapshot.Manif
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := repo.Open(t.Context(), store, ids...)
+	r, err := repo.Open(t.Context(), store, ids.Identities...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,6 @@ import (
 	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/repo"
 	"github.com/pgtrove/pgtrove/snapshot"
-	"github.com/pgtrove/pgtrove/storage"
 	"github.com/pgtrove/pgtrove/storage/fs"
 	"github.com/pgtrove/pgtrove/walarchive"
 )
@@ -93,19 +92,10 @@ func (g *generator) init() {
 	var err error
 	g.store, err = fs.Create("testdata/repository")
 	g.must(err)
-	g.repo, err = repo.Init(g.t.Context(), g.store, recipients["owner"], goldenTime(0))
-	g.must(err)
-
-	var wrapped []byte
-	g.must(g.store.List(g.t.Context(), "keys/", func(i storage.Info) error {
-		wrapped, err = g.store.Get(g.t.Context(), i.Key, storage.Range{}, nil)
-		return err
-	}))
-	g.owner, err = keys.Unwrap(wrapped, goldenIdentities(g.t, "repository.owner.identity")...)
-	g.must(err)
-	writer, err := g.owner.For(keys.Writer)
-	g.must(err)
-	wrapped, err = keys.Wrap(writer, recipients["writer"])
+	g.repo, g.owner = initBare(g.t, g.store, recipients["owner"], "repository.owner.identity")
+	writer := *g.owner
+	writer.Role, writer.DataKeys, writer.WALKeys = keys.Writer, withoutSecrets(g.owner.DataKeys), withoutSecrets(g.owner.WALKeys)
+	wrapped, err := keys.Wrap(&writer, recipients["writer"])
 	g.must(err)
 	g.must(g.store.Put(g.t.Context(), "keys/00112233445566ff", wrapped))
 }

@@ -88,15 +88,7 @@ func (g *prunedGenerator) init() {
 	g.must(os.WriteFile("testdata/pruned.owner.identity", text, 0o644))
 	g.store, err = fs.Create("testdata/pruned")
 	g.must(err)
-	g.repo, err = repo.Init(g.t.Context(), g.store, recipient, goldenTime(0))
-	g.must(err)
-	g.must(g.store.List(g.t.Context(), "keys/", func(i storage.Info) error {
-		wrapped, err := g.store.Get(g.t.Context(), i.Key, storage.Range{}, nil)
-		if err == nil {
-			g.owner, err = keys.Unwrap(wrapped, goldenIdentities(g.t, "pruned.owner.identity")...)
-		}
-		return err
-	}))
+	g.repo, g.owner = initBare(g.t, g.store, recipient, "pruned.owner.identity")
 }
 
 // commit takes the snapshot of that letter.

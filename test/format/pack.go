@@ -131,17 +131,23 @@ type Pack struct {
 	Key     string
 	Raw     []byte // the plain directory
 	object  []byte
-	digests []byte // the plain page digests
-	bundle  *Bundle
+	digests []byte  // the plain page digests
+	bundle  *Bundle // with the keys of the pack's trust group
 }
 
 // OpenPack reads all of a pack but its chunks.
 func (b *Bundle) OpenPack(key string, object []byte) (*Pack, error) {
-	p, err := b.openPack(key, object)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
+	var first error
+	for _, g := range b.groups() {
+		p, err := b.of(g).openPack(key, object)
+		if err == nil {
+			return p, nil
+		}
+		if first == nil {
+			first = err
+		}
 	}
-	return p, nil
+	return nil, fmt.Errorf("%s: %w", key, first)
 }
 
 func (b *Bundle) openPack(key string, object []byte) (*Pack, error) {

@@ -2,6 +2,7 @@ package format
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -20,9 +21,12 @@ type Repository struct {
 	Bundle *Bundle
 	fsys   fs.FS
 	names  []string
-	run    *Run // the newest; nil: there is none
-	places map[ID]place
-	usable map[ID]bool // by a writer
+	run    *Run                    // the newest; nil: there is none
+	places map[string]map[ID]place // by trust group
+	usable map[string]map[ID]bool  // by a writer, likewise
+
+	holders map[string]*KeyRecord // by entry: who has the keys that are not removed
+	removed map[string]*KeyRecord // by entry
 }
 
 // place is where a chunk is: at i of the directory of the pack key.
@@ -42,10 +46,15 @@ type Config struct {
 	}
 }
 
-// Open reads the config and the first bundle that the identities open, the
+// Open reads the config and the bundle that the identities open, the
 // names of all objects, and the index.
 func Open(fsys fs.FS, identities ...age.Identity) (*Repository, error) {
-	r := &Repository{fsys: fsys, places: map[ID]place{}, usable: map[ID]bool{}}
+	return OpenPinned(fsys, nil, identities...)
+}
+
+// OpenPinned is Open where the public half of the root key is known.
+func OpenPinned(fsys fs.FS, root ed25519.PublicKey, identities ...age.Identity) (*Repository, error) {
+	r := &Repository{fsys: fsys, places: map[string]map[ID]place{}, usable: map[string]map[ID]bool{}}
 	object, err := r.Object("config")
 	if err != nil {
 		return nil, err
@@ -56,11 +65,11 @@ func Open(fsys fs.FS, identities ...age.Identity) (*Repository, error) {
 	if err := r.list(); err != nil {
 		return nil, err
 	}
-	if err := r.openBundle(identities); err != nil {
+	if err := r.openBundle(root, identities); err != nil {
 		return nil, err
 	}
-	if r.Bundle.Repository != r.Config.ID {
-		return nil, damaged("bundle of the repository %s in %s", r.Bundle.Repository, r.Config.ID)
+	if err := r.readKeys(); err != nil {
+		return nil, err
 	}
 	if r.run, err = r.NewestRun(); err != nil {
 		return nil, err
@@ -145,44 +154,68 @@ func parseConfig(object []byte) (Config, error) {
 	return c, nil
 }
 
-func (r *Repository) openBundle(identities []age.Identity) error {
-	for _, name := range r.Names("keys/") {
-		file, err := r.Object(name)
-		if err != nil {
-			return err
-		}
-		var other *age.NoIdentityMatchError
-		if r.Bundle, err = OpenBundle(file, identities...); err == nil {
-			return nil
-		} else if !errors.As(err, &other) {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return errors.New("no bundle that the identities open")
-}
-
 // payload opens an object of section 7.1.
 func (r *Repository) payload(kind, name string) ([]byte, error) {
+	o, err := r.sealed(kind, name)
+	return o.payload, err
+}
+
+// sealed is payload, and says whose certificate the object bears.
+func (r *Repository) sealed(kind, name string) (sealedObject, error) {
 	object, err := r.Object(name)
 	if err != nil {
-		return nil, err
+		return sealedObject{}, err
 	}
-	plain, err := r.Bundle.openSealed(kind, name, object)
+	o, err := r.Bundle.open(kind, name, object)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return o, fmt.Errorf("%s: %w", name, err)
 	}
-	return plain, nil
+	return o, nil
+}
+
+// sealedObject is what an object of section 7.1 says.
+type sealedObject struct {
+	payload []byte
+	group   string       // whose key it is sealed with; allGroups: that of all
+	by      *Certificate // nil: it is of a kind or a version that nobody signs
+	sum     [32]byte     // SHA-256 of the object
 }
 
 func (b *Bundle) openSealed(kind, name string, object []byte) ([]byte, error) {
+	o, err := b.open(kind, name, object)
+	return o.payload, err
+}
+
+func (b *Bundle) open(kind, name string, object []byte) (o sealedObject, err error) {
 	if len(object) < 8 || string(object[:7]) != kind {
-		return nil, damaged("not of the kind %s", kind)
+		return o, damaged("not of the kind %s", kind)
 	}
-	if object[7] != 1 {
-		return nil, fmt.Errorf("%w: %s of version %d", ErrVersion, kind, object[7])
+	version, signed := object[7], kind == "pgtindx" || kind == "pgtsnap"
+	switch {
+	case version != 1 && version != 2:
+		return o, fmt.Errorf("%w: %s of version %d", ErrVersion, kind, version)
+	case version == 1 && b.Root != nil && signed:
+		return o, fmt.Errorf("%w: %w: it is unsigned", ErrDamaged, ErrOrigin)
+	case (version == 2) != (b.Root != nil):
+		return o, damaged("%s of version %d in a repository of bundles of version %d", kind, version, b.Version)
+	case len(object) < 16 && version == 2:
+		return o, damaged("%d bytes", len(object))
 	}
-	aad := strings.Join([]string{"pgtrove object", string(object[:8]), b.Repository, name}, "\x00")
-	return b.openMeta(object[8:], aad)
+	o.sum = sha256.Sum256(object)
+	head := 8 * int(version)
+	aad := strings.Join([]string{"pgtrove object", string(object[:head]), b.Repository, name}, "\x00")
+	if version == 1 {
+		o.payload, err = b.openMeta(object[head:], aad)
+		return o, err
+	}
+	if o.payload, o.group, err = b.openTagged(object[8:16], object[head:], aad); err != nil || !signed {
+		return o, err
+	}
+	if kind == "pgtindx" && o.group == allGroups {
+		return o, damaged("an index segment of no trust group")
+	}
+	o.by, o.payload, err = b.openSigned(o.payload, aad)
+	return o, err
 }
 
 // Session is section 7.2.
@@ -213,18 +246,23 @@ type Outcome struct {
 	Outcome  string
 	Nonce    string
 	Manifest *Manifest
+
+	by    *Certificate
+	group string
+	sum   [32]byte
 }
 
 // Outcome reads how the session of the name ended.
 func (r *Repository) Outcome(name string) (Outcome, error) {
 	var o Outcome
-	plain, err := r.payload("pgtsnap", name)
+	object, err := r.sealed("pgtsnap", name)
 	if err != nil {
 		return o, err
 	}
-	if err := versioned(plain, "version", &o); err != nil {
+	if err := versioned(object.payload, "version", &o); err != nil {
 		return o, fmt.Errorf("%s: %w", name, err)
 	}
+	o.by, o.group, o.sum = object.by, object.group, object.sum
 	switch o.Outcome {
 	case "SNAPSHOT":
 		if o.Manifest == nil || path.Join("snapshots", o.Manifest.Cluster, o.Manifest.ID) != name {
@@ -240,19 +278,34 @@ func (r *Repository) Outcome(name string) (Outcome, error) {
 	return o, nil
 }
 
-// Snapshots are the manifests that count and are not hidden.
+// Snapshots are the manifests that count, are not hidden and not refused.
 func (r *Repository) Snapshots() ([]*Manifest, error) {
-	var found []*Manifest
+	found, _, err := r.Judged()
+	return found, err
+}
+
+// Judged is Snapshots, and says why others are refused, by their names.
+func (r *Repository) Judged() (found []*Manifest, refused map[string]string, err error) {
+	refused = map[string]string{}
 	for _, name := range r.Names("snapshots/") {
 		o, err := r.Outcome(name)
-		if err != nil {
-			return nil, err
-		}
-		if counts, hidden := r.Counts(path.Base(name)); o.Manifest != nil && counts && !hidden {
-			found = append(found, o.Manifest)
+		counts, hidden := r.Counts(path.Base(name))
+		switch {
+		case !counts || hidden || errors.Is(err, ErrForeign):
+		case errors.Is(err, ErrOrigin):
+			refused[name] = "origin"
+		case err != nil:
+			return nil, nil, err
+		case o.Manifest != nil:
+			o.Manifest.group = o.group
+			if why := r.refuses(name, &o); why != "" {
+				refused[name] = why
+			} else {
+				found = append(found, o.Manifest)
+			}
 		}
 	}
-	return found, nil
+	return found, refused, nil
 }
 
 // segmentPack is a pack as an index segment has it.
@@ -295,15 +348,20 @@ func parseSegment(plain []byte) ([]segmentPack, error) {
 
 // Segment reads an index segment.
 func (r *Repository) Segment(name string) ([]segmentPack, error) {
-	plain, err := r.payload("pgtindx", name)
+	packs, _, err := r.sealedSegment(name)
+	return packs, err
+}
+
+func (r *Repository) sealedSegment(name string) ([]segmentPack, sealedObject, error) {
+	o, err := r.sealed("pgtindx", name)
 	if err != nil {
-		return nil, err
+		return nil, o, err
 	}
-	packs, err := parseSegment(plain)
+	packs, err := parseSegment(o.payload)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, o, fmt.Errorf("%s: %w", name, err)
 	}
-	return packs, nil
+	return packs, o, nil
 }
 
 // readIndex takes the places of all chunks from the segments that count
@@ -319,18 +377,27 @@ func (r *Repository) readIndex() error {
 			barred[key] = true
 		}
 	}
+	for _, g := range r.Bundle.groups() {
+		r.places[g.Name], r.usable[g.Name] = map[ID]place{}, map[ID]bool{}
+	}
 	for _, name := range names {
-		packs, err := r.Segment(name)
+		packs, o, err := r.sealedSegment(name)
+		if errors.Is(err, ErrForeign) || errors.Is(err, ErrOrigin) || errors.Is(err, ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
+			continue // the rest is no worse for it
+		}
 		if err != nil {
 			return err
+		}
+		if o.by != nil && r.removed[o.by.Entry] != nil && strings.HasPrefix(name, "index/") {
+			write[name] = false
 		}
 		for _, p := range packs {
 			for i, e := range p.Directory.Chunks {
 				if r.has(p.Key) {
-					r.places[e.ID] = place{p.Key, p.Directory, i}
+					r.places[o.group][e.ID] = place{p.Key, p.Directory, i}
 				}
 				if write[name] && !barred[p.Key] {
-					r.usable[e.ID] = true
+					r.usable[o.group][e.ID] = true
 				}
 			}
 		}
@@ -338,9 +405,21 @@ func (r *Repository) readIndex() error {
 	return nil
 }
 
-// Chunk opens a chunk from where the index says that it is.
+// Of is the repository as it is for who is in the snapshot's trust group.
+func (r *Repository) Of(m *Manifest) *Repository {
+	for _, g := range r.Bundle.groups() {
+		if g.Name == m.group {
+			o := *r
+			o.Bundle = r.Bundle.of(g)
+			return &o
+		}
+	}
+	return r
+}
+
+// Chunk opens a chunk of the bundle's group from where the index says that it is.
 func (r *Repository) Chunk(id ID) (Chunk, []byte, error) {
-	at, ok := r.places[id]
+	at, ok := r.places[r.Bundle.Group][id]
 	if !ok {
 		return Chunk{}, nil, damaged("no chunk %s", id)
 	}

@@ -151,7 +151,7 @@ func TestPageNamesEveryMemberOfJSON(t *testing.T) {
 				}
 				member = "version"
 			}
-			if err := strict(payload, member, to); err != nil {
+			if err := strict(payload, member, 1, to); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

@@ -160,8 +160,8 @@ func TestBundleRules(t *testing.T) {
 	m := plainBundle(t, "owner")
 	m["signing"] = []int{1}
 	accepts(t, "the reserved member", parse(m))
-	m["version"], m["more"] = 2, 1
-	refuses(t, "version 2", parse(m), ErrVersion)
+	m["version"], m["more"] = 3, 1
+	refuses(t, "version 3", parse(m), ErrVersion)
 	m = plainBundle(t, "owner")
 	m["repository"] = strings.Repeat("0", 32)
 	accepts(t, "a bundle of another repository", parse(m)) // Open refuses it
@@ -200,7 +200,8 @@ func TestSealedObjectRules(t *testing.T) {
 		return b
 	}
 	accepts(t, "a session", open("pgtsess", names[0], object))
-	refuses(t, "version 2", open("pgtsess", names[0], changed(7, 2)), ErrVersion)
+	refuses(t, "version 3", open("pgtsess", names[0], changed(7, 3)), ErrVersion)
+	refuses(t, "version 2, where there is no root key", open("pgtsess", names[0], changed(7, 2)), ErrDamaged)
 	refuses(t, "another kind", open("pgtsnap", names[0], object), ErrDamaged)
 	refuses(t, "another name", open("pgtsess", names[1], object), ErrDamaged)
 	refuses(t, "no magic", open("pgtsess", names[0], changed(0, 'P')), ErrDamaged)

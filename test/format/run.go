@@ -1,6 +1,7 @@
 package format
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -43,6 +44,7 @@ type RunSnapshot struct {
 type RunBase struct {
 	Key    string
 	Chunks int
+	Group  string // the tag of its key; "": not said
 }
 
 // Mark is section 7.9.
@@ -94,6 +96,9 @@ func (run *Run) check(name string) error {
 	for _, b := range run.Bases {
 		if !regexp.MustCompile(`^base/\d{10}/[0-9a-f]{32}-\d+$`).MatchString(b.Key) {
 			return damaged("base %q", b.Key)
+		}
+		if b.Group != "" && (len(b.Group) != 16 || !isHex(b.Group)) {
+			return damaged("base %q of the group %q", b.Key, b.Group)
 		}
 	}
 	for _, key := range append(append([]string(nil), run.Sweep...), run.Condemned...) {
@@ -160,7 +165,7 @@ func (r *Repository) segments() (read []string, write map[string]bool, err error
 	void := map[string]bool{}
 	for _, name := range r.Names("snapshots/") {
 		o, err := r.Outcome(name)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrForeign) && !errors.Is(err, ErrOrigin) {
 			return nil, nil, err
 		}
 		void[path.Base(name)] = o.Outcome == "FENCED" || o.Outcome == "ABORTED"
@@ -180,4 +185,4 @@ func (r *Repository) segments() (read []string, write map[string]bool, err error
 }
 
 // WriterMayUse says whether a writer may refer to a chunk.
-func (r *Repository) WriterMayUse(id ID) bool { return r.usable[id] }
+func (r *Repository) WriterMayUse(id ID) bool { return r.usable[r.Bundle.Group][id] }

@@ -115,7 +115,7 @@ func TestReaderReadsRunsAndRequests(t *testing.T) {
 		}
 		payload, err := r.payload(kind, name)
 		if err == nil {
-			err = strict(payload, "version", to)
+			err = strict(payload, "version", 1, to)
 		}
 		if err != nil {
 			t.Errorf("%s: the page does not name every member: %v", name, err)

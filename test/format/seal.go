@@ -70,9 +70,39 @@ func (b *Bundle) name(kind, form byte, plain []byte) (ID, []ID) {
 	return b.keyed("run of pages ID", all), pages
 }
 
-// openMeta opens what K_meta seals (section 2.3).
+// openMeta opens what K_meta of the bundle's group seals (section 2.3).
 func (b *Bundle) openMeta(sealed []byte, aad string) ([]byte, error) {
-	key, err := hkdf.Key(sha256.New, b.MetaKey, nil, "pgtrove v1 keys metadata sealing XChaCha20-Poly1305", 32)
+	return openWith(b.MetaKey, sealed, aad)
+}
+
+// allGroups stands for a group where something is sealed with K_common.
+const allGroups = "*"
+
+// openTagged opens what the key seals that the tag is of, and says whose that is.
+func (b *Bundle) openTagged(tag, sealed []byte, aad string) (plain []byte, group string, err error) {
+	for _, g := range append([]Group{{Name: allGroups, MetaKey: b.Common}}, b.groups()...) {
+		own, err := tagOf(g.MetaKey)
+		if err != nil {
+			return nil, "", err
+		}
+		if string(own) == string(tag) {
+			plain, err = openWith(g.MetaKey, sealed, aad)
+			return plain, g.Name, err
+		}
+	}
+	if b.Role == "owner" {
+		return nil, "", damaged("the tag %x is that of no key", tag)
+	}
+	return nil, "", ErrForeign
+}
+
+// tagOf is the tag of K_meta of a group, or of K_common.
+func tagOf(secret []byte) ([]byte, error) {
+	return hkdf.Key(sha256.New, secret, nil, "pgtrove v1 keys group tag", 8)
+}
+
+func openWith(secret, sealed []byte, aad string) ([]byte, error) {
+	key, err := hkdf.Key(sha256.New, secret, nil, "pgtrove v1 keys metadata sealing XChaCha20-Poly1305", 32)
 	if err != nil {
 		return nil, err
 	}

@@ -47,6 +47,8 @@ type Manifest struct {
 		Depth  int
 		Chunks []ID
 	}
+
+	group string // trust group
 }
 
 func (m *Manifest) check() error {
@@ -182,7 +184,7 @@ func isPath(p string) bool {
 func (r *Repository) meta(ids []ID) ([]byte, error) {
 	var all []byte
 	for _, id := range ids {
-		if kind := r.places[id].directory; kind != nil && kind.Kind != kindMeta {
+		if kind := r.places[r.Bundle.Group][id].directory; kind != nil && kind.Kind != kindMeta {
 			return nil, damaged("%s is no metadata", id)
 		}
 		_, plain, err := r.Chunk(id)
@@ -194,7 +196,7 @@ func (r *Repository) meta(ids []ID) ([]byte, error) {
 	return all, nil
 }
 
-// Listing reads the listing of a snapshot.
+// Listing reads the listing of a snapshot of the bundle's trust group; Of gives the others'.
 func (r *Repository) Listing(m *Manifest) ([]Entry, error) {
 	ids := m.Root.Chunks
 	for range m.Root.Depth {

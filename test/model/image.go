@@ -27,6 +27,7 @@ type image struct {
 	objects  map[string][]byte
 	identity age.Identity
 	config   repo.Config
+	bundle   *keys.Bundle
 	meta     *keys.Meta
 	hasher   *chunk.Hasher
 	pieces   [][]byte
@@ -52,14 +53,13 @@ func newImage(ctx context.Context, pieces int) (*image, error) {
 		return nil, err
 	}
 	for key, b := range m.objects {
-		if key == storage.ConfigKey {
+		if key == storage.ConfigKey || strings.Contains(key, ".") { // who has the key
 			continue
 		}
-		bundle, err := keys.Unwrap(b, identity)
-		if err != nil {
+		if m.bundle, err = keys.Unwrap(b, identity); err != nil {
 			return nil, err
 		}
-		if m.meta, err = bundle.Meta(); err != nil {
+		if m.meta, err = m.bundle.Meta(); err != nil {
 			return nil, err
 		}
 	}

@@ -32,8 +32,8 @@ func smallShards() []edit {
 // keptCaches lets the index in memory outlive its view, with all segments and proofs that it ever knew, as the index on a disk does.
 func keptCaches() []edit {
 	return []edit{
-		{"repo/open.go", `	tools    sync.Pool // of *tool
-`, `	tools    sync.Pool // of *tool
+		{"repo/open.go", `	tools    sync.Pool      // of *tool
+`, `	tools    sync.Pool      // of *tool
 	kept     sync.Map
 `},
 		{"repo/view.go", `	if inMemory {
@@ -50,7 +50,7 @@ func keptCaches() []edit {
 		return err
 	}
 `},
-		{"repo/view.go", `	if v.cache != nil {
+		{"repo/view.go", `	if v.cache != nil && !v.shared {
 		err = v.cache.Close()
 	}
 `, ``},
@@ -83,10 +83,10 @@ func writerMutants() []mutant {
 		return nil
 	}
 `}}, ""},
-		{"stale cached index", append(keptCaches(), edit{"repo/view.go", `	numbers := make(map[uint32]bool, len(names))
-`, `	numbers := make(map[uint32]bool, len(names))
-	for _, n := range loaded {
-		numbers[n] = true
+		{"stale cached index", append(keptCaches(), edit{"repo/view.go", `	tags := l.run.tags()
+`, `	tags := l.run.tags()
+	for _, c := range known {
+		found.segments[c.number], found.whose[c.number] = true, c.group
 	}
 `}), ""},
 		{"segments of fenced sessions believed", []edit{{"repo/listing.go", `		if fenced, err = r.voidSessions(ctx, l); err != nil {
@@ -132,11 +132,11 @@ func prunerMutants() []mutant {
 	}
 `},
 		}, ""},
-		{"condemned packs never rescued", []edit{{"repo/pruneplan.go", `k != nil && k.rescued {
-`, `k != nil && k.rescued && k.key == "" {
+		{"condemned packs never rescued", []edit{{"repo/pruneplan.go", `return k.rescued }) {
+`, `return k.rescued && k.key == "" }) {
 `}}, ""},
-		{"what leaves never rescued", []edit{{"repo/pruneplan.go", `	if len(p.leaving) == 0 {
-`, `	if len(p.leaving) >= 0 {
+		{"what leaves never rescued", []edit{{"repo/pruneplan.go", `	if len(m.leaving) == 0 {
+`, `	if len(m.leaving) >= 0 {
 `}}, ""},
 		{"base under a fixed name", []edit{
 			{"repo/base.go", `p.run.Number, newNonce()),`, `p.run.Number, "base"),`},

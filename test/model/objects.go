@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgtrove/pgtrove/chunk"
 	"github.com/pgtrove/pgtrove/index"
+	"github.com/pgtrove/pgtrove/keys"
 	"github.com/pgtrove/pgtrove/pack"
 	"github.com/pgtrove/pgtrove/storage"
 )
@@ -188,11 +189,16 @@ func once[T any](ctx context.Context, o *objects, key string, parse func(b []byt
 
 // unseal opens an object that is sealed as a whole.
 func (o *objects) unseal(key string, b []byte) ([]byte, error) {
-	const magic = 8
-	if len(b) < magic {
+	const head = 8 + keys.TagSize
+	if len(b) < head {
 		return nil, fmt.Errorf("%s has %d bytes", key, len(b))
 	}
-	return o.image.meta.Open(nil, b[magic:], fmt.Appendf(nil, "pgtrove object\x00%s\x00%s\x00%s", b[:magic], o.image.config.ID, key))
+	aad := fmt.Appendf(nil, "pgtrove object\x00%s\x00%s\x00%s", b[:head], o.image.config.ID, key)
+	plain, err := o.image.meta.Open(nil, b[head:], aad)
+	if kind := string(b[:7]); err == nil && (kind == "pgtindx" || kind == "pgtsnap") {
+		_, plain, err = o.image.bundle.OpenSigned(aad, plain)
+	}
+	return plain, err
 }
 
 func (o *objects) unsealJSON(key string, b []byte, v any) error {

@@ -35,7 +35,7 @@ func (w *world) announcedLongAgo() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := repo.Open(t.Context(), store, ids...)
+	r, err := repo.Open(t.Context(), store, ids.Identities...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,15 +14,21 @@ import (
 	"github.com/pgtrove/pgtrove/test/pgtest"
 )
 
-// steps returns the blocks of shell of a page.
+// steps returns the blocks of shell of a page; of PAGE#TITLE those of the section with that title.
 func steps(t *testing.T, page string) []string {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("../../docs/runbooks", page))
+	file, title, _ := strings.Cut(page, "#")
+	b, err := os.ReadFile(filepath.Join("../../docs/runbooks", file))
 	if err != nil {
 		t.Fatal(err)
 	}
+	text := string(b)
+	if title != "" {
+		_, text, _ = strings.Cut(text, "\n## "+title+"\n")
+		text, _, _ = strings.Cut(text, "\n## ")
+	}
 	var out []string
-	for _, m := range regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$").FindAllStringSubmatch(string(b), -1) {
+	for _, m := range regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$").FindAllStringSubmatch(text, -1) {
 		out = append(out, m[1])
 	}
 	if len(out) == 0 {
@@ -75,7 +81,7 @@ func TestEveryPageIsExecuted(t *testing.T) {
 	for _, p := range pages {
 		names = append(names, filepath.Base(p))
 	}
-	want := []string{"README.md", "archiving-fails.md", "damage.md", "damaged-files.md", "damaged-repository.md", "dropped-table.md", "free-space.md", "lost-server.md"}
+	want := []string{"README.md", "archiving-fails.md", "damage.md", "damaged-files.md", "damaged-repository.md", "dropped-table.md", "free-space.md", "lost-key.md", "lost-server.md"}
 	if !slices.Equal(names, want) {
 		t.Errorf("pages %v, tests for %v", names, want)
 	}
