@@ -142,7 +142,7 @@ func TestDamagedPacksAreRepairedAndTheNextBackupHealsThem(t *testing.T) {
 	}
 
 	third := w.freeze()
-	if third.Added < 1<<20 || third.Added > 6<<20 {
+	if third.Added > 6<<20 { // one chunk, of whatever length: that it is there verify tells
 		t.Errorf("the backup that heals added %d bytes", third.Added)
 	}
 	w.verify()
